@@ -1,0 +1,37 @@
+"""Local bytes: temporary files, durable commits, locks, free space, checksums.
+
+The one home of fsync, rename and link. Knows nothing of checkpoints, buckets or tensors.
+"""
+
+from linnaeus.files._checksum import file_digest
+from linnaeus.files._commit import (
+    commit,
+    fsync_directory,
+    make_directory,
+    point_link,
+    publish_new,
+    remove_file,
+    set_aside,
+    write_text,
+)
+from linnaeus.files._lock import Lock
+from linnaeus.files._owner import owner_tag, sweep_abandoned, temporary_name
+from linnaeus.files._space import is_out_of_space, require_space
+
+__all__ = [
+    "Lock",
+    "commit",
+    "file_digest",
+    "fsync_directory",
+    "is_out_of_space",
+    "make_directory",
+    "owner_tag",
+    "point_link",
+    "publish_new",
+    "remove_file",
+    "require_space",
+    "set_aside",
+    "sweep_abandoned",
+    "temporary_name",
+    "write_text",
+]

@@ -1,0 +1,10 @@
+"""Foreign weights into a model, and proof that they arrived.
+
+Names are matched and shapes adapted by rules that are data (`rules/*.yaml`, `recipes/*.yaml`); every load
+returns a report, and one that would bring too little, or change the function, leaves the model alone.
+"""
+
+from linnaeus.pretrained._load import load_pretrained
+from linnaeus.pretrained._report import Arrival, LoadReport, Mismatch, ModuleRow, SourceReport, Unused
+
+__all__ = ["Arrival", "LoadReport", "Mismatch", "ModuleRow", "SourceReport", "Unused", "load_pretrained"]

@@ -1,0 +1,120 @@
+"""Bring a source's names to the model's: strip prefixes on both sides by what fits best, apply the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from linnaeus.pretrained._rules import RuleSet, dropped
+from linnaeus.pretrained._targets import Target, Targets, Wishes
+from linnaeus.pretrained._unwrap import PREFIXES, Unwrapped, prefix_chains, strip, stripped
+from linnaeus.pretrained._weights import Offer, Shapes, weight_of
+
+View = Mapping[str, Target]
+Chain = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One checkpoint as a contributor to a model.
+
+    Attributes:
+        name: What it is called in reports: a recipe's part, or `pretrained`.
+        identifier: What the config says.
+        path: The file.
+        unwrapped: Its tensors.
+        rules: Rule sets for it; the first whose names it has is applied.
+        claims: Prefixes of the model's names that it may fill; None for all.
+    """
+
+    name: str
+    identifier: str
+    path: str
+    unwrapped: Unwrapped
+    rules: tuple[RuleSet, ...] = ()
+    claims: tuple[str, ...] | None = None
+
+    def may_fill(self, name: str) -> bool:
+        """Tell whether it may fill what has this name in the model, wrappers' prefixes stripped."""
+        return self.claims is None or name.startswith(self.claims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A source under the model's names.
+
+    Attributes:
+        source: The source.
+        chain: The prefixes that were stripped from its names.
+        rules: The name of the rule set that was applied, or None.
+        offer: What it has for the model.
+    """
+
+    source: Source
+    chain: Chain
+    rules: str | None
+    offer: Offer
+
+    def score(self, view: View) -> int:
+        """Return how many elements find a place of their shape."""
+        weights = self.offer.weights.items()
+        fitting = (w.num_elements for name, w in weights if name in view and view[name].shape == w.shape)
+        return sum(fitting)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """All sources under the model's names; `view` has the model's tensors by those names."""
+
+    fitted: tuple[Fitted, ...]
+    view: View
+
+
+def fit(sources: Sequence[Source], targets: Targets, wishes: Wishes) -> Fit:
+    """Find the prefixes to strip from the model's and each source's names so that most of it fits.
+
+    Args:
+        sources: The sources.
+        targets: The model's tensors.
+        wishes: What the model says of loading.
+
+    Returns:
+        The best fit; of equally good ones that with the fewest prefixes stripped.
+    """
+    fits = [_fit_view(sources, view, wishes) for view in views(targets)]
+    return max(fits, key=lambda found: sum(fitted.score(found.view) for fitted in found.fitted))
+
+
+def views(targets: Targets) -> list[View]:
+    """Return the model's tensors by name, for each chain of prefixes that its names could be without."""
+    chains = prefix_chains(targets.names)
+    found = [{strip(name, chain): target for name, target in targets.names.items()} for chain in chains]
+    return [view for view in found if len(view) == len(targets.names)]
+
+
+def _fit_view(sources: Sequence[Source], view: View, wishes: Wishes) -> Fit:
+    return Fit(tuple(_best(source, view, wishes) for source in sources), view)
+
+
+def _best(source: Source, view: View, wishes: Wishes) -> Fitted:
+    shapes = {name: target.shape for name, target in view.items()}
+    prefixes = PREFIXES if wishes.module_prefix else tuple(p for p in PREFIXES if p != "module.")
+    chains = prefix_chains(source.unwrapped.tensors, prefixes)
+    return max((_fitted(source, chain, shapes, wishes) for chain in chains), key=lambda f: f.score(view))
+
+
+def _fitted(source: Source, chain: Chain, shapes: Shapes, wishes: Wishes) -> Fitted:
+    tensors = source.unwrapped.tensors
+    names = stripped(tensors, chain)
+    offer = Offer({name: weight_of(origin, tensors[origin]) for name, origin in names.items()}, {})
+    if source.claims is None:  # what a recipe claims, a model's own wishes do not take away again
+        offer = dropped(offer, wishes.dropped, "the model asks for it to be dropped")
+    rules = next((rules for rules in source.rules if rules.detect <= names.keys()), None)
+    if rules is not None:
+        offer = rules.apply(offer, shapes)
+    return Fitted(
+        source=source,
+        chain=chain,
+        rules=rules.name if rules else None,
+        offer=offer,
+    )

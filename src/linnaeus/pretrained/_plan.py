@@ -1,0 +1,167 @@
+"""Decide what of each source goes where in a model, before anything is touched.
+
+A tensor of the model is filled by one source at most. What can't be decided is a conflict, and a plan
+with conflicts is never carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from linnaeus.pretrained._adapters import rotary_base
+from linnaeus.pretrained._fit import Fit, Fitted
+from linnaeus.pretrained._report import Mismatch
+from linnaeus.pretrained._rulebook import Width
+from linnaeus.pretrained._targets import Target, Wishes
+from linnaeus.pretrained._weights import Weight
+
+NOT_CLAIMED = "the recipe takes nothing of this from it"
+NO_PLACE = "no such name in the model"
+RELATIVE_POSITIONS = "relative_position_bias_table"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One tensor to copy: `name` is the model's, without prefixes of wrappers."""
+
+    name: str
+    target: Target
+    weight: Weight
+    source: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to copy, what can't be, and why.
+
+    Attributes:
+        copies: What to copy, by the first name of the model's tensor.
+        mismatches: What has a place of another shape or kind.
+        left: Why a tensor is not used, by source and by its name there.
+        conflicts: Why nothing may be loaded at all, one line each.
+    """
+
+    copies: dict[str, Copy] = field(default_factory=dict)
+    mismatches: list[Mismatch] = field(default_factory=list)
+    left: dict[str, dict[str, str]] = field(default_factory=dict)
+    conflicts: list[str] = field(default_factory=list)
+
+
+def plan(fit: Fit, wishes: Wishes, joint: Mapping[str, Width]) -> Plan:
+    """Decide what goes where.
+
+    Args:
+        fit: The sources under the model's names.
+        wishes: What the model says of loading.
+        joint: The widths that must be the same, by source.
+
+    Returns:
+        The plan, with its conflicts.
+    """
+    made = Plan()
+    for fitted in fit.fitted:
+        made.left[fitted.source.name] = dict(fitted.offer.left)
+        made.conflicts += fitted.offer.conflicts
+        for name, weight in fitted.offer.weights.items():
+            _place(made, fit, fitted, name, weight)
+    made.conflicts += _open_joint(fit.fitted, joint)
+    made.conflicts += _changed_constants(made.copies.values())
+    if wishes.resize_rel_pos_bias:
+        made.conflicts += _unsized_tables(made.mismatches)
+    return made
+
+
+def _place(made: Plan, fit: Fit, fitted: Fitted, name: str, weight: Weight) -> None:
+    source, target = fitted.source.name, fit.view.get(name)
+    if target is None or not fitted.source.may_fill(name):
+        reason = NO_PLACE if fitted.source.may_fill(name) else NOT_CLAIMED
+        made.left[source].update(dict.fromkeys(weight.origins, reason))
+    elif weight.shape != target.shape or _kind(weight.dtype) != _kind(target.tensor.dtype):
+        made.mismatches.append(_mismatch(target, weight, source))
+    elif target.name in made.copies:
+        _claim_again(made, made.copies[target.name], weight, source)
+    else:
+        made.copies[target.name] = Copy(name, target, weight, source)
+
+
+def _kind(dtype: torch.dtype) -> str:
+    """Return what may be cast to one another: quantized integers read as floats would be other weights."""
+    if dtype.is_complex:
+        return "complex"
+    return "floating" if dtype.is_floating_point else "whole"
+
+
+def _mismatch(target: Target, weight: Weight, source: str) -> Mismatch:
+    return Mismatch(
+        name=target.name,
+        source=source,
+        origins=weight.origins,
+        shape=target.shape,
+        dtype=_dtype(target.tensor.dtype),
+        source_shape=weight.shape,
+        source_dtype=_dtype(weight.dtype),
+    )
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _claim_again(made: Plan, first: Copy, weight: Weight, source: str) -> None:
+    """Take a second claim for a conflict, unless it is one shared tensor that was saved under two names."""
+    name = first.target.name
+    origins = first.weight.origins
+    if first.source == source and torch.equal(first.weight.read(), weight.read()):
+        both = replace(first.weight, origins=tuple(dict.fromkeys((*origins, *weight.origins))))
+        made.copies[name] = replace(first, weight=both)
+        return
+    one, other = (", ".join(claim) or "a rule" for claim in (origins, weight.origins))
+    made.conflicts.append(f"{name} is claimed twice: by {one} of {first.source} and by {other} of {source}")
+
+
+def _open_joint(fitted: Iterable[Fitted], joint: Mapping[str, Width]) -> Iterator[str]:
+    widths = {}
+    for one in fitted:
+        place = joint.get(one.source.name)
+        weight = one.offer.weights.get(place.name) if place else None
+        if place and weight is not None:
+            widths[one.source.name] = (weight.shape[place.dim], weight.origins[0])
+    if len({width for width, _ in widths.values()}) > 1:
+        sides = (f"{source} is {width} wide ({name})" for source, (width, name) in widths.items())
+        yield f"the sources do not meet: {', '.join(sides)}"
+
+
+def _changed_constants(copies: Iterable[Copy]) -> Iterator[str]:
+    for copy in copies:
+        if copy.weight.constant and not copy.target.is_parameter and not _agrees(copy):
+            ours, theirs = rotary_base(copy.target.tensor), rotary_base(copy.weight.read())
+            yield (
+                f"{copy.target.name}: the model's {copy.weight.constant} are constants{_base(ours)},"
+                f" but the source's are others{_base(theirs)}"
+            )
+
+
+def _agrees(copy: Copy) -> bool:
+    ours, theirs = copy.target.tensor, copy.weight.read()
+    if ours.is_meta or theirs.is_meta:  # a dry run
+        return True
+    rtol = max(torch.finfo(ours.dtype).eps, 1e-5) * 4
+    return torch.allclose(
+        ours.to("cpu", torch.float64), theirs.to("cpu", torch.float64), rtol=rtol, atol=1e-6
+    )
+
+
+def _base(base: float | None) -> str:
+    return f" of base {base:g}" if base else ""
+
+
+def _unsized_tables(mismatches: Iterable[Mismatch]) -> Iterator[str]:
+    for mismatch in mismatches:
+        if mismatch.name.endswith(RELATIVE_POSITIONS):
+            yield (
+                f"{mismatch.name} would have to be resampled from {mismatch.source_shape}"
+                f" to {mismatch.shape}, which is not supported"
+            )

@@ -1,0 +1,286 @@
+"""What arrived in a model, and what did not: values only; showing them is left to others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["loaded", "adapted", "fresh"]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What became of one tensor of the model.
+
+    Attributes:
+        name: Its name in the model.
+        shape: Its shape.
+        status: `loaded` as it was, `adapted` on the way, or `fresh`: as the model had it before.
+        is_parameter: False for a buffer; buffers are listed, but counts are of parameters.
+        is_head: Whether it belongs to a classification head.
+        claimed: Whether a source was to fill it.
+        source: The source that filled it.
+        origins: The names there that it was made of.
+        note: What an adapter did.
+    """
+
+    name: str
+    shape: Shape
+    status: Status
+    is_parameter: bool = True
+    is_head: bool = False
+    claimed: bool = True
+    source: str | None = None
+    origins: tuple[str, ...] = ()
+    note: str | None = None
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """One tensor of a source that went nowhere; `nearest` is a name of the model that it may have meant."""
+
+    source: str
+    name: str
+    shape: Shape
+    reason: str
+    nearest: str | None = None
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """A tensor that has a place in the model, of another shape or kind of number."""
+
+    name: str
+    source: str
+    origins: tuple[str, ...]
+    shape: Shape
+    dtype: str
+    source_shape: Shape
+    source_dtype: str
+
+    def line(self) -> str:
+        """Return it as one line with both sides."""
+        ours, theirs = f"{self.shape}", f"{self.source_shape}"
+        if self.shape == self.source_shape:
+            ours, theirs = f"{ours} {self.dtype}", f"{theirs} {self.source_dtype}"
+        return f"{self.name}: {ours} in the model, {theirs} in {self.source}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReport:
+    """One source of a load.
+
+    Attributes:
+        name: A recipe's part, or `pretrained`.
+        identifier: What the config says.
+        path: The file.
+        container: The key in the file that the weights were found under; empty for none.
+        prefix: What was stripped from the names there.
+        rules: The rule set that was applied.
+        num_tensors: Tensors in it.
+        num_used: How many of them went into the model.
+        num_claimed: Parameters of the model that it was to fill.
+        num_arrived: How many of those it filled.
+    """
+
+    name: str
+    identifier: str
+    path: str
+    container: str
+    prefix: str
+    rules: str | None
+    num_tensors: int
+    num_used: int
+    num_claimed: int
+    num_arrived: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of what it was to fill that it filled."""
+        return self.num_arrived / self.num_claimed if self.num_claimed else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleRow:
+    """The parameters of one module, counted: one row of a table."""
+
+    module: str
+    loaded: int = 0
+    adapted: int = 0
+    fresh: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What a load of pretrained weights did; counts are of parameters, not of tensors.
+
+    Attributes:
+        model: The model's class.
+        sources: The checkpoints; none when nothing was to be loaded.
+        arrivals: Every tensor of the model, once, in its order.
+        unused: Every tensor of a source that went nowhere.
+        mismatches: What had a place of another shape or kind.
+        notes: What else there is to know, one line each.
+        min_coverage: The share that was asked for.
+    """
+
+    model: str
+    sources: tuple[SourceReport, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    mismatches: tuple[Mismatch, ...] = ()
+    notes: tuple[str, ...] = ()
+    min_coverage: float = 0.0
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model: loaded, adapted and fresh ones together."""
+        return _count(self._parameters())
+
+    @property
+    def num_loaded(self) -> int:
+        """Parameters that arrived as they were."""
+        return _count(a for a in self._parameters() if a.status == "loaded")
+
+    @property
+    def num_adapted(self) -> int:
+        """Parameters that arrived changed, so that the function stays."""
+        return _count(a for a in self._parameters() if a.status == "adapted")
+
+    @property
+    def num_fresh(self) -> int:
+        """Parameters that no source filled."""
+        return _count(a for a in self._parameters() if a.status == "fresh")
+
+    @property
+    def num_unused(self) -> int:
+        """Elements in the sources that went nowhere."""
+        return sum(unused.num_elements for unused in self.unused)
+
+    @property
+    def num_claimed(self) -> int:
+        """Parameters that the sources were to fill; heads are never among them."""
+        return _count(a for a in self._parameters() if a.claimed)
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the claimed parameters that arrived; None when nothing was to be loaded."""
+        if not self.num_claimed:
+            return None
+        return _count(a for a in self._parameters() if a.claimed and a.status != "fresh") / self.num_claimed
+
+    def missing(self) -> tuple[Arrival, ...]:
+        """Return what a source was to fill and did not."""
+        return tuple(a for a in self.arrivals if a.claimed and a.status == "fresh")
+
+    def modules(self) -> tuple[ModuleRow, ...]:
+        """Return the counts module by module, in the model's order."""
+        rows: dict[str, dict[str, int]] = {}
+        for arrival in self._parameters():
+            row = rows.setdefault(module_of(arrival.name), {"loaded": 0, "adapted": 0, "fresh": 0})
+            row[arrival.status] += arrival.num_elements
+        return tuple(ModuleRow(module=module, **row) for module, row in rows.items())
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the report as text, the most important first."""
+        return (self.summary(), *_source_lines(self.sources), *self.problems(), *self.notes)
+
+    def summary(self) -> str:
+        """Return the report as one line."""
+        if not self.sources:
+            return f"no pretrained weights for {self.model}: none are configured"
+        share = "nothing" if self.coverage is None else f"{self.coverage:.1%}"
+        names = " and ".join(source.identifier for source in self.sources)
+        return (
+            f"{share} of what {names} should give {self.model} arrived:"
+            f" {self.num_loaded:,} parameters loaded, {self.num_adapted:,} adapted, {self.num_fresh:,} fresh;"
+            f" {self.num_unused:,} in the source{'s' if len(self.sources) > 1 else ''} not used"
+        )
+
+    def problems(self, limit: int = 8) -> tuple[str, ...]:
+        """Return what did not fit, one line each, at most `limit` of each kind.
+
+        Args:
+            limit: Further ones are counted in one line.
+        """
+        hinted = [u for u in self.unused if u.nearest]
+        other_shape = {m.name for m in self.mismatches}
+        fresh = list(_fresh_rows(self.missing(), other_shape))
+        return (
+            *_first(limit, "other shapes", [m.line() for m in self.mismatches]),
+            *_first(limit, "missing", fresh),
+            *_first(limit, "unknown names", [f"{u.source} has {u.name}: meant {u.nearest}?" for u in hinted]),
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the report as dicts, lists and plain values, ready for JSON."""
+        counts = {
+            "parameters": self.num_parameters,
+            "loaded": self.num_loaded,
+            "adapted": self.num_adapted,
+            "fresh": self.num_fresh,
+            "claimed": self.num_claimed,
+            "unused": self.num_unused,
+        }
+        modules = [asdict(row) for row in self.modules()]
+        plain = {"coverage": self.coverage, "counts": counts, "modules": modules, **asdict(self)}
+        result: dict[str, Any] = _listed(plain)
+        return result
+
+    def _parameters(self) -> Iterable[Arrival]:
+        return (arrival for arrival in self.arrivals if arrival.is_parameter)
+
+
+def module_of(name: str) -> str:
+    """Return the module that a tensor is counted under: the first part of its name, and a number after it."""
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if len(rest) > 1 and (rest[0].isdigit() or first == "heads") else first
+
+
+def _count(arrivals: Iterable[Arrival]) -> int:
+    return sum(arrival.num_elements for arrival in arrivals)
+
+
+def _source_lines(sources: Iterable[SourceReport]) -> Iterable[str]:
+    for source in sources:
+        found = f" under {source.container!r}" if source.container else ""
+        prefix = f", {source.prefix!r} stripped" if source.prefix else ""
+        used = f"{source.num_used} of {source.num_tensors} tensors used"
+        yield (
+            f"{source.name}: {source.path}{found}{prefix}: {used},"
+            f" {source.coverage:.1%} of {source.num_claimed:,} parameters"
+        )
+
+
+def _fresh_rows(missing: Iterable[Arrival], other_shape: set[str]) -> Iterable[str]:
+    rows: dict[str, list[Arrival]] = {}
+    for arrival in missing:
+        if arrival.name not in other_shape:
+            rows.setdefault(module_of(arrival.name), []).append(arrival)
+    for module, arrivals in rows.items():
+        more = f" and {len(arrivals) - 1} more in {module}" if len(arrivals) > 1 else ""
+        yield f"nothing for {arrivals[0].name}{more} ({_count(arrivals):,} parameters)"
+
+
+def _first(limit: int, what: str, lines: list[str]) -> list[str]:
+    more = len(lines) - limit
+    return lines if more <= 0 else [*lines[:limit], f"{more} more {what}"]
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value

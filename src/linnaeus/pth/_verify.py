@@ -1,0 +1,102 @@
+"""Is this file a whole checkpoint? Two depths: its structure, or every byte of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
+from linnaeus.pth._archive import not_readable
+from linnaeus.pth._examine import Examination, examine
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was found.
+
+    `error` is None for a good file. `checked` says how far the check went: "content" when every
+    byte was compared with a checksum, "structure" when the file carries none or none were asked for.
+    """
+
+    path: Path
+    kind: str
+    checked: str
+    size_bytes: int
+    num_tensors: int
+    error: CheckpointInvalidError | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file is whole and safe."""
+        return self.error is None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "kind": self.kind,
+            "checked": self.checked,
+            "size_bytes": self.size_bytes,
+            "num_tensors": self.num_tensors,
+            "problem": None if self.error is None else str(self.error),
+        }
+
+
+def require_valid(path: str | os.PathLike[str], *, content: bool = True) -> Examination:
+    """Check that a file is a whole, safe checkpoint.
+
+    Args:
+        path: The file.
+        content: Also read every byte and compare it with its checksum, where the format has one.
+
+    Raises:
+        CorruptCheckpointError: It is damaged.
+        UnsafeCheckpointError: It asks for code.
+        UnsupportedFormatError: It is something else than a checkpoint.
+    """
+    examination = examine(Path(path))
+    examination.require_safe()
+    damage = _first_damaged(examination) if content else None
+    if damage is not None:
+        raise _with_tensor(damage, examination)
+    return examination
+
+
+def _first_damaged(examination: Examination) -> CorruptCheckpointError | None:
+    try:
+        return examination.archive.first_damaged() if examination.archive is not None else None
+    except OSError as error:  # a bad sector, a file server that went away
+        raise not_readable(examination.path, error) from error
+
+
+def _with_tensor(damage: CorruptCheckpointError, examination: Examination) -> CorruptCheckpointError:
+    names = [tensor.name for tensor in examination.tensors if tensor.record == damage.record]
+    return CorruptCheckpointError(
+        path=damage.path, problem=damage.problem, record=damage.record, tensor=names[0] if names else None
+    )
+
+
+def verify(path: str | os.PathLike[str], *, content: bool = True) -> VerifyReport:
+    """Examine a file and report what was found; a bad file is a finding, not an exception.
+
+    Args:
+        path: The file.
+        content: Also compare every byte with its checksum, where the format has one.
+    """
+    try:
+        found = require_valid(path, content=content)
+    except CheckpointInvalidError as error:
+        file = Path(path)
+        return VerifyReport(file, "unknown", "nothing", file.stat().st_size if file.exists() else 0, 0, error)
+    checked = content and found.archive is not None and found.archive.has_checksums
+    return VerifyReport(
+        found.path,
+        found.kind,
+        "content" if checked else "structure",
+        found.size_bytes,
+        len(found.tensors),
+        None,
+    )

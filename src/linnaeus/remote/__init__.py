@@ -1,0 +1,9 @@
+"""Buckets: list, look up, fetch and send single files, with errors that say why.
+
+The only room that starts processes. What the files are is none of its business.
+"""
+
+from linnaeus.remote._open import open_remote
+from linnaeus.remote._protocol import Progress, Remote, RemoteFile, Transfer
+
+__all__ = ["Progress", "Remote", "RemoteFile", "Transfer", "open_remote"]

@@ -1,0 +1,160 @@
+"""Run one rclone command to its end, watching that it moves.
+
+rclone's own timeouts see an idle connection only. A child that makes no progress at all, for whatever
+reason, or that outlasts the total deadline, is ended here. It also ends when this process is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+_POLL_SECONDS = 0.25
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended: its exit status, what it printed, and its log messages, oldest first."""
+
+    status: int
+    output: str
+    messages: Sequence[str]
+
+
+class DeadlineError(Exception):
+    """The command was ended because a deadline passed; the text says which."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Two deadlines: without progress, and in total. Seconds; None means none."""
+
+    idle_seconds: float
+    total_seconds: float | None
+    started: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    done_bytes: int = -1
+
+    def progress(self, done_bytes: int) -> None:
+        if done_bytes != self.done_bytes:
+            self.done_bytes, self.moved = done_bytes, time.monotonic()
+
+    def check(self) -> None:
+        now = time.monotonic()
+        if self.total_seconds is not None and now - self.started > self.total_seconds:
+            raise DeadlineError(f"not done within {self.total_seconds:g} s")
+        if now - self.moved > self.idle_seconds:
+            raise DeadlineError(f"no progress for {self.idle_seconds:g} s")
+
+
+def run_child(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    idle_seconds: float,
+    total_seconds: float | None,
+    on_stats: Callable[[Mapping[str, Any]], None],
+) -> Outcome:
+    """Run a command and return how it ended.
+
+    Args:
+        arguments: Program and arguments, free of secrets.
+        environment: The child's whole environment.
+        idle_seconds: End the child after this long without a byte of progress.
+        total_seconds: End the child after this long altogether; None for no limit.
+        on_stats: Called with each of rclone's statistics.
+
+    Raises:
+        DeadlineError: The child was ended.
+        OSError: The program can't be started.
+    """
+    child = subprocess.Popen(
+        arguments,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_end_with_parent(),
+    )
+    watch = _Watch(idle_seconds, total_seconds)
+    try:
+        with child:
+            return _follow(child, watch, on_stats)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """Return what makes the kernel end the child when this process dies; Linux only."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec as little as possible happens
+
+    def end_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return end_with_parent
+
+
+def _follow(
+    child: subprocess.Popen[bytes], watch: _Watch, on_stats: Callable[[Mapping[str, Any]], None]
+) -> Outcome:
+    output: list[bytes] = []
+    messages: list[str] = []
+    try:
+        for stream, data in _arrivals(child, watch):
+            if stream is child.stdout:
+                output.append(data)
+                continue
+            line = _parse(data)
+            if "stats" in line:
+                watch.progress(int(line["stats"].get("bytes", 0)))
+                on_stats(line["stats"])
+            else:
+                messages.append(str(line.get("msg", "")).strip())
+    except BaseException:
+        child.kill()
+        raise
+    return Outcome(child.wait(), b"".join(output).decode("utf-8", "replace"), messages)
+
+
+def _arrivals(child: subprocess.Popen[bytes], watch: _Watch) -> Any:
+    """Yield (stream, bytes) as they come: whole lines of the log, pieces of the output."""
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        for pipe in (child.stdout, child.stderr):
+            if pipe is not None:  # never: both are asked for
+                selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select(_POLL_SECONDS):
+                stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
+                data = stream.read1(1 << 16)  # type: ignore[attr-defined]
+                if not data:
+                    selector.unregister(stream)
+                elif stream is child.stdout:
+                    yield stream, data
+                else:
+                    *lines, pending = (pending + data).split(b"\n")
+                    yield from ((stream, line) for line in lines)
+            watch.check()
+    if pending:
+        yield child.stderr, pending
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    text = line.decode("utf-8", "replace")
+    try:
+        parsed = json.loads(text)
+    except ValueError:  # a panic or a message from before logging is set up
+        return {"msg": text}
+    return parsed if isinstance(parsed, dict) else {"msg": text}

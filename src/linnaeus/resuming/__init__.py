@@ -1,0 +1,5 @@
+"""Choose the checkpoint that a run goes on from: the newest valid one, with a reason for each passed over."""
+
+from linnaeus.resuming._choose import Choice, choose, choose_newest
+
+__all__ = ["Choice", "choose", "choose_newest"]

@@ -1,0 +1,13 @@
+"""What a run consists of, as plain values and tensors, and back again.
+
+Model, optimizer, scheduler, scaler, EMA, random streams, data position and progress. Where this is stored
+is other rooms' business.
+"""
+
+from linnaeus.state._loader import ResumableLoader
+from linnaeus.state._parts import RunParts
+from linnaeus.state._progress import Progress
+from linnaeus.state._restore import restore
+from linnaeus.state._rng import capture_rng, restore_rng
+
+__all__ = ["Progress", "ResumableLoader", "RunParts", "capture_rng", "restore", "restore_rng"]

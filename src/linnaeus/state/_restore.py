@@ -1,0 +1,180 @@
+"""Put a saved state back into a run: all of it, or nothing.
+
+Everything that can be compared is compared before anything is changed. What can only be tried (schedulers,
+scalers, data positions, a user's own classes) is tried first and set back if a later part refuses; the
+model, which is large and was compared, comes last.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from linnaeus.errors import ResumeMismatchError
+from linnaeus.state._parts import RunParts, flatten, is_optimizer
+from linnaeus.state._rng import capture_rng, restore_rng
+
+# What any checkpoint to resume from must hold, if the run has it; files of other programs and earlier
+# versions have no more.
+_ESSENTIAL = ("model", "optimizer", "lr_scheduler")
+# Rising size: what is small is cheap to set back.
+_ORDER = ("lr_scheduler", "scaler", "data", "ema", "optimizer", "model")
+# What a user's own load_state_dict raises when it is given something else than it saved.
+_REFUSALS = (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError)
+
+
+def restore(
+    parts: RunParts,
+    saved: Mapping[str, Any],
+    path: str,
+    *,
+    complete: bool,
+    skip: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Put a saved state into the parts of a run.
+
+    Args:
+        parts: The run.
+        saved: The loaded checkpoint.
+        path: Where it came from, for messages.
+        complete: Whether the checkpoint must hold every part that the run has, as our own do. Others
+            must hold model, optimizer and scheduler.
+        skip: Keys of parts to leave as they are.
+
+    Returns:
+        The keys of the parts that the checkpoint does not hold, which were left as they are.
+
+    Raises:
+        ResumeMismatchError: Some part does not fit; nothing was changed.
+    """
+    present = {key: part for key, part in parts.by_key().items() if key not in skip}
+    missing = [key for key in (*present, "rng") if key not in saved and key not in skip]
+    problems = _differences(present, saved, missing, complete=complete, skip=skip)
+    if problems:
+        raise ResumeMismatchError(
+            path=path,
+            problem="it does not hold the parts of this run",
+            advice="To start a new run from its weights, use MODEL.PRETRAINED.",
+            details=problems,
+        )
+    _apply(present, saved, path, streams="rng" in saved and "rng" not in skip)
+    return missing
+
+
+def _differences(
+    present: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    missing: list[str],
+    *,
+    complete: bool,
+    skip: frozenset[str],
+) -> list[str]:
+    problems = [
+        f"{key}: this run has it, the checkpoint has not" for key in missing if complete or key in _ESSENTIAL
+    ]
+    extra = [key for key in _ORDER if key in saved and key not in present and key not in skip]
+    # Earlier versions write None where a run has no such part.
+    problems += [f"{key}: the checkpoint has it, this run has not" for key in extra if saved[key] is not None]
+    for key in (key for key in present if key in saved):
+        singles = flatten(present[key])
+        if list(singles) == [""]:
+            problems += _compare(key, singles[""], saved[key])
+        elif not isinstance(saved[key], Mapping) or set(singles) != set(saved[key]):
+            problems.append(f"{key}: this run has {', '.join(singles)}, the checkpoint has others")
+        else:
+            problems += [
+                line
+                for name, one in singles.items()
+                for line in _compare(f"{key}.{name}", one, saved[key][name])
+            ]
+    return problems
+
+
+def _compare(label: str, part: Any, state: Any) -> list[str]:
+    if not isinstance(state, Mapping):
+        return [f"{label}: the checkpoint holds a {type(state).__name__} there"]
+    if isinstance(part, torch.nn.Module):
+        return _compare_module(label, part, state)
+    if is_optimizer(part):
+        return _compare_optimizer(label, part, state)
+    return []
+
+
+def _compare_module(label: str, module: torch.nn.Module, state: Mapping[str, Any]) -> list[str]:
+    mine = module.state_dict()
+    problems = [f"{label}.{name}: not in the checkpoint" for name in mine if name not in state]
+    problems += [f"{label}.{name}: not in this run's model" for name in state if name not in mine]
+    for name, value in mine.items():
+        other = state.get(name)
+        if not isinstance(value, torch.Tensor) or name not in state:
+            continue  # a module's own extra state, or told already
+        if not isinstance(other, torch.Tensor):
+            problems.append(f"{label}.{name}: a {type(other).__name__} in the checkpoint, a tensor here")
+        elif value.shape != other.shape:
+            problems.append(
+                f"{label}.{name}: {tuple(other.shape)} in the checkpoint, {tuple(value.shape)} here"
+            )
+    return problems
+
+
+def _compare_optimizer(label: str, optimizer: Any, state: Mapping[str, Any]) -> list[str]:
+    saved_groups = state.get("param_groups")
+    if not isinstance(saved_groups, list) or not isinstance(state.get("state"), Mapping):
+        return [f"{label}: the checkpoint holds no optimizer state there"]
+    mine = [len(group["params"]) for group in optimizer.param_groups]
+    saved = [len(group.get("params", ())) for group in saved_groups]
+    if mine != saved:
+        return [f"{label}: parameters per group are {saved} in the checkpoint, {mine} here"]
+    return []
+
+
+def _apply(present: Mapping[str, Any], saved: Mapping[str, Any], path: str, *, streams: bool) -> None:
+    undo: list[Callable[[], None]] = []
+    before, label = capture_rng(), "rng"
+    try:
+        if streams:
+            restore_rng(saved["rng"], path)  # a first time, since it may refuse
+        for label in (key for key in _ORDER if key in present and key in saved):
+            for name, part in flatten(present[label]).items():
+                if label != "model":  # the last, and compared
+                    undo.append(_undo(part))
+                _load(part, saved[label][name] if name else saved[label])
+        if streams:
+            restore_rng(saved["rng"], path)  # and again, since parts may draw while they load
+    except _REFUSALS as error:
+        for act in reversed(undo):
+            act()
+        restore_rng(before, path)
+        raise ResumeMismatchError(path=path, problem=f"{label} did not take it ({error})") from error
+
+
+def _undo(part: Any) -> Callable[[], None]:
+    if is_optimizer(part):
+        held = part.state_dict()  # no copy: torch replaces an optimizer's tensors when it loads others
+        return lambda: _load(part, held)
+    before = copy.deepcopy(part.state_dict())
+    return lambda: part.load_state_dict(before)
+
+
+def _load(part: Any, state: Any) -> None:
+    part.load_state_dict(state)
+    if is_optimizer(part):
+        _keep_dtypes(part, state)
+
+
+def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Give state tensors their saved dtype back: torch casts them to the parameter's, which loses bits."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    indices = [index for group in state["param_groups"] for index in group["params"]]
+    for index, parameter in zip(indices, parameters, strict=True):
+        for name, value in state["state"].get(index, {}).items():
+            mine = optimizer.state[parameter].get(name)
+            if (
+                isinstance(value, torch.Tensor)
+                and isinstance(mine, torch.Tensor)
+                and mine.dtype != value.dtype
+            ):
+                optimizer.state[parameter][name] = value.to(mine.device)

@@ -1,0 +1,217 @@
+"""The loop: train, evaluate, save; and go on where a checkpoint left off."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from linnaeus.config import Config
+from linnaeus.errors import ConfigError
+from linnaeus.manager import CheckpointManager
+from linnaeus.models import build_model
+from linnaeus.pretrained import LoadReport, load_pretrained
+from linnaeus.state import Progress, ResumableLoader
+from linnaeus.training._data import Data, Images, load_data
+from linnaeus.training._options import TrainOptions, read_options
+
+_EVALUATION_BATCH = 256
+
+
+class Observer(Protocol):
+    """Is told how training goes."""
+
+    def on_start(self, num_steps: int, progress: Progress, report: LoadReport | None) -> None:
+        """Training begins, or goes on, from `progress` towards `num_steps` steps altogether."""
+
+    def on_step(self, progress: Progress, loss: float) -> None:
+        """One optimizer step is done."""
+
+    def on_epoch(
+        self,
+        epoch: int,
+        num_epochs: int,
+        metrics: Mapping[str, float],
+        seconds: float,
+        checkpoint: Path | None,
+    ) -> None:
+        """One epoch is done and evaluated; `checkpoint` is the newest file, if any was made yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How training ended.
+
+    Last metrics, progress, newest checkpoint, and what pretrained weights were loaded.
+    """
+
+    metrics: Mapping[str, float]
+    progress: Progress
+    checkpoint: Path | None
+    report: LoadReport | None
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is being trained, and by what."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler | None
+    ema: AveragedModel | None
+    loader: ResumableLoader
+    data: Data
+    device: torch.device
+    precision: torch.dtype
+
+
+def train(cfg: Config, *, observer: Observer | None = None) -> TrainResult:
+    """Train the model of a config on its data, from its pretrained weights or its newest checkpoint.
+
+    Args:
+        cfg: Sections MODEL, DATA and TRAIN say what and how, `SCHEDULE.CHECKPOINT` when to save.
+        observer: Is told how it goes.
+
+    Raises:
+        ConfigError: The config can't be followed.
+        LinnaeusError: Weights can't be loaded, or a checkpoint neither saved nor resumed.
+    """
+    data_options, options = read_options(cfg)
+    torch.manual_seed(options.SEED)
+    run = _prepare(cfg, options, load_data(data_options), data_options.NUM_WORKERS)
+    ckpt = CheckpointManager(
+        cfg,
+        model=run.model,
+        optimizer=run.optimizer,
+        lr_scheduler=run.scheduler,
+        scaler=run.scaler,
+        ema=run.ema,
+        loader=run.loader,
+    )
+    progress = ckpt.resume()
+    report = None
+    if progress.resumed_from is None:
+        report = _start_from_pretrained(cfg, run, ckpt)
+    if observer:
+        observer.on_start(options.EPOCHS * len(run.loader), progress, report)
+    metrics: dict[str, float] = {}
+    for epoch in range(progress.epoch, options.EPOCHS):
+        started = time.monotonic()
+        for loss in _epoch(run):
+            ckpt.step()
+            if observer:
+                observer.on_step(ckpt.progress, loss)
+        metrics = _evaluate(run)
+        ckpt.end_epoch(metrics)
+        if observer:
+            seconds = time.monotonic() - started
+            observer.on_epoch(epoch + 1, options.EPOCHS, metrics, seconds, ckpt.last_saved)
+    ckpt.close()
+    return TrainResult(
+        metrics or _evaluate(run), ckpt.progress, ckpt.last_saved or progress.resumed_from, report
+    )
+
+
+def _prepare(cfg: Config, options: TrainOptions, data: Data, num_workers: int) -> _Run:
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if options.DEVICE == "auto" else options.DEVICE
+    )
+    model = build_model(cfg).to(device)
+    heads = dict(cfg.MODEL.get("HEADS") or {})
+    if heads != data.num_classes:
+        raise ConfigError(
+            field="MODEL.HEADS", expected=f"this data has the ranks {data.num_classes}", value=heads
+        )
+    loader = ResumableLoader(
+        data.train, batch_size=options.BATCH_SIZE, seed=options.SEED, num_workers=num_workers
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.LR, weight_decay=options.WEIGHT_DECAY)
+    num_steps = options.EPOCHS * len(loader)
+    decay = options.EMA_DECAY
+    return _Run(
+        model=model,
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.LambdaLR(
+            optimizer, _warmup_then_cosine(options.WARMUP_STEPS, num_steps)
+        ),
+        scaler=torch.amp.GradScaler(device.type) if options.PRECISION == "float16" else None,
+        ema=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None,
+        loader=loader,
+        data=data,
+        device=device,
+        precision=getattr(torch, options.PRECISION),
+    )
+
+
+def _warmup_then_cosine(warmup_steps: int, num_steps: int) -> Any:
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
+
+
+def _start_from_pretrained(cfg: Config, run: _Run, ckpt: CheckpointManager) -> LoadReport:
+    report = load_pretrained(cfg, run.model)
+    if run.ema:
+        run.ema.module.load_state_dict(
+            run.model.state_dict()
+        )  # else the average would begin from random weights
+    if report.sources:
+        ckpt.lineage["pretrained"] = report.to_plain()
+    return report
+
+
+def _epoch(run: _Run) -> Iterator[float]:
+    """Do the optimizer steps of one epoch, or of what is left of it; yield each one's loss."""
+    run.model.train()
+    for images, labels in run.loader:
+        run.optimizer.zero_grad(set_to_none=True)
+        loss = _loss(run, images, labels)
+        if run.scaler:
+            run.scaler.scale(loss).backward()
+            run.scaler.step(run.optimizer)
+            run.scaler.update()
+        else:
+            loss.backward()
+            run.optimizer.step()
+        run.scheduler.step()
+        if run.ema:
+            run.ema.update_parameters(run.model)
+        yield loss.item()
+
+
+def _loss(run: _Run, images: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean over ranks of the cross-entropy; images are (batch, 1, height, width)."""
+    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision is not torch.float32):
+        logits = run.model(images.to(run.device))
+    parts = [functional.cross_entropy(logits[rank].float(), labels[rank].to(run.device)) for rank in labels]
+    return torch.stack(parts).mean()
+
+
+@torch.no_grad()
+def _evaluate(run: _Run) -> dict[str, float]:
+    """Return loss and accuracy on the held-out images: of each rank, and as `accuracy` of the finest."""
+    model = run.ema or run.model
+    model.eval()
+    held_out: Images = run.data.validation
+    outputs = [model(part.to(run.device)) for part in held_out.images.split(_EVALUATION_BATCH)]
+    metrics: dict[str, float] = {}
+    losses = []
+    for rank, classes in held_out.labels.items():
+        logits = torch.cat([output[rank] for output in outputs]).float().cpu()
+        losses.append(functional.cross_entropy(logits, classes).item())
+        metrics[f"accuracy_{rank}"] = (logits.argmax(1) == classes).float().mean().item()
+    finest = next(iter(run.data.num_classes))
+    return {"loss": sum(losses) / len(losses), "accuracy": metrics[f"accuracy_{finest}"], **metrics}

@@ -1,0 +1,1 @@
+"""Doors kept at the paths that older code and the documentation import from."""

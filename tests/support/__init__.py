@@ -1,0 +1,1 @@
+"""Parts that tests share: servers, processes and data, never the thing under test."""
