@@ -1,4 +1,4 @@
-"""A whole training run in a few milliseconds: every kind of part that a checkpoint holds, and all random streams."""
+"""A whole training run in milliseconds: every kind of part that a checkpoint holds, all random streams."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def train(
     """
     ckpt = linnaeus.CheckpointManager(cfg, **run.parts())
     progress = ckpt.resume()
-    for epoch in range(progress.epoch, cfg.TRAIN.EPOCHS):
+    for _ in range(progress.epoch, cfg.TRAIN.EPOCHS):
         losses = []
         for batch in run.loader:
             losses.append(run.learn(batch))

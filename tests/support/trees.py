@@ -32,5 +32,6 @@ def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def bytes_of(tensor: torch.Tensor) -> bytes:
     """Return a tensor's elements as bytes."""
-    flat = tensor.detach().resolve_conj().contiguous().reshape(-1)
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)  # contiguous, whatever the tensor's strides are
+    flat.copy_(tensor.detach().reshape(-1))
     return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""

@@ -40,7 +40,11 @@ class Lock:
         self._descriptor = -1
 
     def __enter__(self) -> Lock:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            # Another user of a shared cache made it; flock needs no right to write.
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if not self._try():
                 self._on_wait()

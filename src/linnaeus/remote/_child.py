@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+# A slow disk; while rclone hashes a file there is no progress to see.
+HASHING_BYTES_PER_SECOND = 50e6
 _POLL_SECONDS = 0.25
 _PR_SET_PDEATHSIG = 1
 
@@ -43,16 +45,19 @@ class _Watch:
     started: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
     done_bytes: int = -1
+    hashing_seconds: float = 0.0
 
-    def progress(self, done_bytes: int) -> None:
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
         if done_bytes != self.done_bytes:
             self.done_bytes, self.moved = done_bytes, time.monotonic()
+        # When all bytes are there, rclone may read them again for their digest, and tells of no progress.
+        self.hashing_seconds = total_bytes / HASHING_BYTES_PER_SECOND if done_bytes >= total_bytes else 0.0
 
     def check(self) -> None:
         now = time.monotonic()
         if self.total_seconds is not None and now - self.started > self.total_seconds:
             raise DeadlineError(f"not done within {self.total_seconds:g} s")
-        if now - self.moved > self.idle_seconds:
+        if now - self.moved > self.idle_seconds + self.hashing_seconds:
             raise DeadlineError(f"no progress for {self.idle_seconds:g} s")
 
 
@@ -118,7 +123,7 @@ def _follow(
                 continue
             line = _parse(data)
             if "stats" in line:
-                watch.progress(int(line["stats"].get("bytes", 0)))
+                watch.progress(int(line["stats"].get("bytes", 0)), int(line["stats"].get("totalBytes", 0)))
                 on_stats(line["stats"])
             else:
                 messages.append(str(line.get("msg", "")).strip())

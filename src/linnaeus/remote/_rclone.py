@@ -27,7 +27,7 @@ from linnaeus.errors import (
     RemoteTimeoutError,
     SaveError,
 )
-from linnaeus.remote._child import DeadlineError, Outcome, run_child
+from linnaeus.remote._child import HASHING_BYTES_PER_SECOND, DeadlineError, Outcome, run_child
 from linnaeus.remote._classify import Failure, classify, last_words
 from linnaeus.remote._program import child_environment, current_environment, find_program
 from linnaeus.remote._protocol import Progress, RemoteFile, Transfer
@@ -39,8 +39,6 @@ _log = logging.getLogger(__name__)
 _DIGESTS = ["sha1", "md5"]
 # Directories of this machine. Without copy_links rclone would see the link best.pth as a file of five bytes.
 LOCAL_ROOT = ":local,copy_links:"
-# rclone hashes a large file before it sends it, and reads back what it wrote: time without progress.
-_HASHING_BYTES_PER_SECOND = 50e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,7 @@ class RcloneRemote:
                 outcome = run_child(
                     arguments,
                     child,
-                    idle_seconds=2 * self.deadlines.idle + hashed_bytes / _HASHING_BYTES_PER_SECOND,
+                    idle_seconds=2 * self.deadlines.idle + hashed_bytes / HASHING_BYTES_PER_SECOND,
                     total_seconds=left,
                     on_stats=observe,
                 )

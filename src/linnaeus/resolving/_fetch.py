@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,10 +87,19 @@ def fetch(name: str, cache_dir: Path, bucket: BucketConfig, *, progress: Progres
 def _prepare(cache_dir: Path) -> Path:
     work = cache_dir / WORK_DIRECTORY
     with _writing(cache_dir):
-        make_directory(work)
+        _make_work_directory(work)
         for entry in sweep_abandoned(work):
             _log.info("swept %s, left by a process that ended", entry)
     return work
+
+
+def _make_work_directory(work: Path) -> None:
+    if work.is_dir():
+        return
+    make_directory(work)
+    with contextlib.suppress(PermissionError):  # another user was faster
+        # Who may put files into the cache must be able to work in here, whatever the umask.
+        work.chmod(stat.S_IMODE(work.parent.stat().st_mode))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def resolve_checkpoint_path(
 
     Args:
         identifier: An absolute path, or a file name.
-        cache_dir: The local cache; None means the default one.
+        cache_dir: The local cache; None or empty means the default one.
         bucket_config: Anything with the keys `ENABLED`, `NAME` and `PATH_PREFIX` (or, as older configs have
             it, `ENABLED`, `REMOTE` and `BUCKET`) as attributes or items. None means no bucket.
 
@@ -29,5 +29,5 @@ def resolve_checkpoint_path(
         RemoteError: The bucket refused or can't be reached.
         CheckpointInvalidError: What arrived is no whole, safe checkpoint.
     """
-    directory = default_cache_dir() if cache_dir is None else cache_dir
-    return resolve_in(os.fspath(identifier), os.fspath(directory), bucket_config_from(bucket_config))
+    directory = os.fspath(cache_dir or default_cache_dir())
+    return resolve_in(os.fspath(identifier), os.path.expanduser(directory), bucket_config_from(bucket_config))
