@@ -1,0 +1,17 @@
+"""A run's directory: how its checkpoints are named, and which there are.
+
+Everything is read from the files themselves, so nothing can be out of step with them. Torch is not needed.
+"""
+
+from linnaeus.runs._listing import RunCheckpoint, list_checkpoints, read_checkpoint
+from linnaeus.runs._names import BEST_LINK, LATEST_LINK, checkpoint_name, numbers_in_name
+
+__all__ = [
+    "BEST_LINK",
+    "LATEST_LINK",
+    "RunCheckpoint",
+    "checkpoint_name",
+    "list_checkpoints",
+    "numbers_in_name",
+    "read_checkpoint",
+]

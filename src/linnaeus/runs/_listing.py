@@ -1,0 +1,106 @@
+"""Which checkpoints a run's directory holds, and what each says of itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from linnaeus import pth
+from linnaeus.errors import CheckpointInvalidError
+from linnaeus.runs._names import LATEST_LINK, numbers_in_name
+
+_SPELLED = ("NaN", "Infinity", "-Infinity")
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheckpoint:
+    """One file of a run.
+
+    Attributes:
+        path: The file.
+        epoch: Completed epochs, from the file itself where it can be read, else from its name.
+        step: Optimizer steps, likewise.
+        metrics: What was measured when it was saved.
+        size_bytes: Of the file.
+        ends_epoch: Whether it was saved at the end of an epoch.
+        lineage: Where its run's weights come from, as the run said.
+        problem: Why it can't be used; None for a file whose structure is whole.
+    """
+
+    path: Path
+    epoch: int
+    step: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    size_bytes: int = 0
+    ends_epoch: bool = True
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    problem: CheckpointInvalidError | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What newer and older is decided by."""
+        return self.epoch, self.step
+
+    @property
+    def source(self) -> str | None:
+        """What its run was resumed from at its start, as the user named it."""
+        named = self.lineage.get("resumed_from")
+        return named if isinstance(named, str) else None
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric, or None when it was not measured or is not a number."""
+        value = self.metrics.get(name)
+        return None if value is None or math.isnan(value) else value
+
+
+def list_checkpoints(directory: Path) -> list[RunCheckpoint]:
+    """Return a run's checkpoints, newest first; also those that are damaged, with their problem.
+
+    Links and files of other names are not looked at. A directory that is not there holds none.
+    """
+    if not directory.is_dir():
+        return []
+    files = [entry for entry in directory.iterdir() if numbers_in_name(entry.name) and not entry.is_symlink()]
+    return sorted(
+        (read_checkpoint(path) for path in files),
+        key=lambda found: (found.order, found.path.name),
+        reverse=True,
+    )
+
+
+def read_checkpoint(path: Path) -> RunCheckpoint:
+    """Return what one checkpoint, of any name, says of itself."""
+    epoch, step = numbers_in_name(path.name) or (0, 0)
+    try:
+        found = pth.describe(path)
+    except CheckpointInvalidError as error:
+        size_bytes = path.stat().st_size if path.is_file() else 0
+        return RunCheckpoint(path, epoch, step, size_bytes=size_bytes, ends_epoch=False, problem=error)
+    about = found.about
+    earlier = "linnaeus" not in found.written and (
+        "iteration" in about or "training_progress" in found.keys or path.name.startswith("ckpt_")
+    )
+    return RunCheckpoint(
+        path=path,
+        epoch=_integer(about.get("epoch"), epoch, 1 if earlier else 0),
+        step=_integer(about.get("step", about.get("iteration")), step, 0),
+        metrics=_numbers(about.get("metrics")),
+        size_bytes=found.size_bytes,
+        ends_epoch=about.get("step_in_epoch", 0) == 0 and path.name != LATEST_LINK,
+        lineage=about["lineage"] if isinstance(about.get("lineage"), Mapping) else {},
+        problem=found.refusal(),
+    )
+
+
+def _integer(value: object, otherwise: int, shift: int) -> int:
+    return value + shift if isinstance(value, int) and not isinstance(value, bool) else otherwise
+
+
+def _numbers(value: object) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return {}
+    # Numbers that JSON has not are spelled "NaN", "Infinity" and "-Infinity".
+    return {str(k): float(v) for k, v in value.items() if isinstance(v, (int, float)) or v in _SPELLED}
