@@ -1,6 +1,6 @@
-"""`CheckpointManager`.
+"""`CheckpointManager`, the one object that a training loop holds.
 
-The one object that a training loop holds. It joins saving and resuming and decides nothing itself.
+It joins saving and resuming, and decides nothing itself.
 """
 
 from __future__ import annotations

@@ -88,10 +88,6 @@ _DTYPES = {
     "ComplexFloat": "complex64",
 }
 
-# The class that names a storage of each dtype in a pickle; newer dtypes have none and are named by their
-# bytes.
-STORAGE_CLASSES = {dtype: f"{kind}Storage" for kind, dtype in _DTYPES.items()}
-STORAGE_CLASSES |= {kind.lower(): f"{kind}Storage" for kind in _ITEM_BYTES if kind.startswith("Q")}
 
 _WIDTH = re.compile(r"(\d+)")
 

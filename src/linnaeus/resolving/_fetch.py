@@ -42,7 +42,7 @@ from linnaeus.files import (
     write_text,
 )
 from linnaeus.remote import open_remote
-from linnaeus.resolving._resolve import describe_cache, nearest
+from linnaeus.resolving._places import describe_cache, nearest
 
 if TYPE_CHECKING:
     from linnaeus.config import BucketConfig

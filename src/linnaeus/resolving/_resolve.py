@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from linnaeus.errors import CheckpointInvalidError, CheckpointNotFoundError, CorruptCheckpointError
 from linnaeus.resolving._identifier import check_name, check_path, is_absolute
+from linnaeus.resolving._places import describe_cache, nearest_in
 
 if TYPE_CHECKING:
     from linnaeus.config import BucketConfig, Config
     from linnaeus.remote import Progress
-
-_NUM_NEAREST = 3
 
 
 def resolve(identifier: str | os.PathLike[str], cfg: Config, *, progress: Progress | None = None) -> Path:
@@ -87,7 +85,7 @@ def _existing(path: str) -> str:
     raise CheckpointNotFoundError(
         identifier=path,
         places=["there is no such file"],
-        nearest=[os.path.join(directory, name) for name in _nearest_in(os.path.basename(path), directory)],
+        nearest=[os.path.join(directory, name) for name in nearest_in(os.path.basename(path), directory)],
     )
 
 
@@ -95,27 +93,6 @@ def _not_in_cache(name: str, cache_dir: str) -> CheckpointNotFoundError:
     return CheckpointNotFoundError(
         identifier=name,
         places=[describe_cache(cache_dir), "the bucket is disabled (ENV.INPUT.BUCKET.ENABLED is false)"],
-        nearest=_nearest_in(name, cache_dir),
+        nearest=nearest_in(name, cache_dir),
         advice="List what there is: linnaeus ls",
     )
-
-
-def describe_cache(cache_dir: str) -> str:
-    """Return what to say of a cache that has not got the file."""
-    if not os.path.isdir(cache_dir):
-        return f"the cache {cache_dir} does not exist"
-    return f"not in the cache {cache_dir}"
-
-
-def _nearest_in(name: str, directory: str) -> list[str]:
-    try:
-        there = os.listdir(directory)
-    except OSError:
-        return []
-    return nearest(name, there)
-
-
-def nearest(name: str, there: list[str]) -> list[str]:
-    """Return the few names of `there` that are most like `name`, most alike first."""
-    visible = sorted({entry for entry in there if not entry.startswith(".")})
-    return difflib.get_close_matches(name, visible, n=_NUM_NEAREST, cutoff=0.6)

@@ -63,7 +63,8 @@ def list_checkpoints(directory: Path) -> list[RunCheckpoint]:
     """
     if not directory.is_dir():
         return []
-    files = [entry for entry in directory.iterdir() if numbers_in_name(entry.name) and not entry.is_symlink()]
+    named = [entry for entry in directory.iterdir() if numbers_in_name(entry.name)]
+    files = [entry for entry in named if entry.is_file() and not entry.is_symlink()]
     return sorted(
         (read_checkpoint(path) for path in files),
         key=lambda found: (found.order, found.path.name),

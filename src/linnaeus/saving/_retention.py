@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from linnaeus.runs import RunCheckpoint
+from linnaeus.runs import LATEST_LINK, RunCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Retention:
         for checkpoint in ordered:
             if checkpoint.problem is not None:
                 reasons[checkpoint.path].append("damaged, for you to look at")
+            elif checkpoint.path.name == LATEST_LINK:
+                reasons[checkpoint.path].append("a real file of an earlier version stands there")
             elif checkpoint.path in protected:
                 reasons[checkpoint.path].append("this run was resumed from it")
         return [Verdict(checkpoint, tuple(reasons[checkpoint.path])) for checkpoint in ordered]

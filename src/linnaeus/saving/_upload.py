@@ -1,6 +1,6 @@
 """Put a finished checkpoint into a bucket.
 
-Checked before, verified there afterwards, never replacing other content unasked.
+It is checked before anything is sent, verified there afterwards, and never replaces other content unasked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Batches in an order that depends on seed and epoch alone.
-
-So that an interrupted epoch can go on where it was.
-"""
+"""Batches in an order that depends on seed and epoch alone, so that an interrupted epoch can go on."""
 
 from __future__ import annotations
 

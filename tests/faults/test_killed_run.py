@@ -1,0 +1,296 @@
+"""A run that is killed at any instant and started again ends with the bits of one that was never killed.
+
+Children are forked from this process, which has torch imported already, and end with SIGKILL or `os._exit`:
+nothing of Python's own tidying runs in them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import linnaeus
+from linnaeus.errors import InsufficientSpaceError
+from linnaeus.files import require_space
+from linnaeus.runs import list_checkpoints
+from support.small_run import SmallRun, config, train
+from support.trees import same
+
+pytestmark = [
+    pytest.mark.timeout(170),
+    # Newer Pythons warn of forking beside threads; the children use none.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
+
+# Every way to change a directory or a file, and the order that durability rests on.
+WATCHED = {
+    "open": "open", "os.rename": "rename", "os.remove": "unlink", "os.link": "link", "os.symlink": "symlink",
+    "os.mkdir": "mkdir", "os.rmdir": "rmdir", "os.truncate": "truncate", "os.chmod": "chmod",
+}  # fmt: skip
+WRAPPED = (
+    "fsync", "fdatasync", "write", "pwrite", "pwritev", "writev", "ftruncate", "posix_fallocate", "sendfile",
+    "copy_file_range",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_thread() -> Iterator[None]:
+    """A forked child may not use the threads of its parent."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_child(act: Callable[[], object], *, kill_after_seconds: float | None = None) -> int:
+    """Run something in a forked child, killed after some seconds; return its status or minus the signal."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            act()
+            status = 0
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(status)
+    if kill_after_seconds is not None:
+        time.sleep(kill_after_seconds)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+class FileCalls:
+    """Counts the calls that change files below a directory, and kills the process before the n-th."""
+
+    def __init__(self, directory: Path, *, kill_before: int | None = None) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._directory = str(directory)
+        self._kill_before = kill_before
+        self._armed = True
+        sys.addaudithook(self._audit)
+        for name in WRAPPED:
+            if hasattr(os, name):
+                setattr(os, name, self._wrapped(name, getattr(os, name)))
+
+    def disarm(self) -> None:
+        """Stop counting; an audit hook can't be taken out."""
+        self._armed = False
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._armed or event not in WATCHED:
+            return
+        if event == "open" and not (
+            isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
+            return
+        paths = [os.fsdecode(part) for part in arguments[:2] if isinstance(part, (str, bytes, os.PathLike))]
+        self._note(WATCHED[event], paths[-1] if event == "os.rename" else paths[0] if paths else "")
+
+    def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(descriptor: Any, *arguments: Any, **keywords: Any) -> Any:
+            if self._armed and isinstance(descriptor, int):
+                self._note(name, str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            return real(descriptor, *arguments, **keywords)
+
+        return call
+
+    def _note(self, call: str, path: str) -> None:
+        if not path.startswith(self._directory) and path.startswith("/"):
+            return
+        if self._kill_before == len(self.calls):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.calls.append((call, path))
+
+
+def final_state(directory: Path) -> Any:
+    """Return what the run's last checkpoint holds of the training."""
+    saved = linnaeus.load(directory / "checkpoint_epoch_3.pth", mmap=False)
+    return {
+        key: saved[key]
+        for key in ("model", "optimizer", "lr_scheduler", "ema", "scaler", "rng", "data", "step")
+    }
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The final state of a run that nobody killed."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    assert in_child(lambda: train(config(directory), SmallRun())) == 0
+    return final_state(directory)
+
+
+def leftovers(directory: Path) -> list[str]:
+    """Return what is in the directory beside checkpoints and links."""
+    known = {"latest.pth", "best.pth", *(found.path.name for found in list_checkpoints(directory))}
+    return sorted({entry.name for entry in directory.iterdir()} - known) if directory.exists() else []
+
+
+def run_on(directory: Path) -> Callable[[], object]:
+    """Return the act of starting the run (again)."""
+    return lambda: train(
+        config(directory, INTERVAL_STEPS=1, KEEP_LAST_N=2), SmallRun(), watch=lambda _: time.sleep(0.004)
+    )
+
+
+def test_killed_at_random_instants_it_ends_with_the_same_bits(tmp_path: Path, never_killed: Any) -> None:
+    """However often and whenever it is killed, each start goes on, and the end has the same bits."""
+    stream = random.Random(4)
+    killed = 0
+    for number in range(2):
+        directory = tmp_path / f"run{number}"
+        for _ in range(60):
+            limit = stream.uniform(0.02, 0.35)
+            status = in_child(run_on(directory), kill_after_seconds=limit)
+            assert status in (0, -signal.SIGKILL)
+            killed += status != 0
+            if status == 0:
+                break
+            assert all(found.problem is None for found in list_checkpoints(directory))
+        assert in_child(run_on(directory)) == 0
+        assert same(final_state(directory), never_killed)
+        assert leftovers(directory) == []
+    assert killed >= 2
+
+
+def prepared(directory: Path) -> tuple[linnaeus.CheckpointManager, SmallRun]:
+    """Return a manager two epochs in, whose next save writes, links and prunes."""
+    run = SmallRun()
+    cfg = config(directory, EPOCHS=3, KEEP_LAST_N=1, KEEP_TOP_N=1)
+    ckpt = train(cfg, run, stop_after=10)
+    ckpt._metrics = {"loss": 0.0}
+    ckpt.progress = ckpt.progress.after_epoch()
+    return ckpt, run
+
+
+def recorded(directory: Path) -> list[tuple[str, str]]:
+    """Return the file calls of one good save, from a child."""
+    notes = directory.parent / "calls.json"
+
+    def act() -> None:
+        ckpt, _ = prepared(directory)
+        calls = FileCalls(directory)
+        ckpt.save()
+        calls.disarm()
+        notes.write_text(json.dumps(calls.calls))
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    assert in_child(act) == 0
+    return [(call, path) for call, path in json.loads(notes.read_text())]
+
+
+def test_killed_before_each_file_call_of_a_save_the_newest_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    """Whichever call is the last, the newest is whole, the old one or the new one; the rest is swept."""
+    calls = recorded(tmp_path / "recorded" / "run")
+    assert len(calls) >= 8
+    renamed = calls.index(("rename", str(tmp_path / "recorded" / "run" / "checkpoint_epoch_2.pth")))
+    seen = set()
+    for number in range(len(calls) + 1):
+        directory = tmp_path / str(number) / "run"
+
+        def act(directory: Path = directory, number: int = number) -> None:
+            ckpt, _ = prepared(directory)
+            FileCalls(directory, kill_before=number)
+            ckpt.save()
+
+        status = in_child(act)
+        assert status == (0 if number == len(calls) else -signal.SIGKILL), calls[number : number + 1]
+        found = list_checkpoints(directory)
+        assert all(linnaeus.verify(one.path).ok for one in found), calls[number]
+        newest = found[0].epoch
+        seen.add(newest)
+        assert newest in (1, 2)
+        assert newest == (2 if number > renamed else 1)
+        for link in ("latest.pth", "best.pth"):
+            assert (directory / link).exists(), (link, calls[number - 1])
+        run = SmallRun(seed=99)
+        ckpt = linnaeus.CheckpointManager(config(directory, EPOCHS=3), **run.parts())
+        assert leftovers(directory) == []
+        assert ckpt.resume().epoch == newest
+    assert seen == {1, 2}
+
+
+def test_the_recorded_order_survives_a_power_loss(tmp_path: Path) -> None:
+    """The file is on disk before it has its name, the name is on disk before anything is pruned."""
+    directory = tmp_path / "run"
+    calls = recorded(directory)
+    final = str(directory / "checkpoint_epoch_2.pth")
+    order = [(call, path) for call, path in calls if call != "open"]
+    renamed = order.index(("rename", final))
+    temporary = next(path for call, path in order if call in ("write", "pwrite", "pwritev", "fsync"))
+    assert Path(temporary).name.startswith(".checkpoint_epoch_2.pth.")
+    assert order.index(("fsync", temporary)) < renamed
+    written_after = [
+        call
+        for call, path in calls[calls.index(("fsync", temporary)) :]
+        if path == temporary and "write" in call
+    ]
+    assert written_after == []
+    directory_synced = order.index(("fsync", str(directory)))
+    assert renamed < directory_synced
+    removed = [
+        index for index, (call, path) in enumerate(order) if call == "unlink" and path.endswith(".pth")
+    ]
+    assert removed
+    assert directory_synced < min(removed)
+    assert max(index for index, (call, _) in enumerate(order) if call == "symlink") < min(removed)
+    assert all(
+        path.endswith("checkpoint_epoch_0_step_10.pth") or "epoch_1" in path
+        for _, path in (order[i] for i in removed)
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 3 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("mounting a small filesystem needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_full_disk_is_told_and_costs_nothing(
+    small_disk: Path, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before or while writing: the previous checkpoint is untouched, and no temporary file stays."""
+    directory = small_disk / "run"
+    model = torch.nn.Linear(300, 300)
+    ckpt = linnaeus.CheckpointManager(config(directory, EPOCHS=9, KEEP_LAST_N=1), model=model)
+    ckpt.end_epoch()
+    before = (directory / "checkpoint_epoch_1.pth").read_bytes()
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 200_000))
+    if not told:  # as if another process took the room while the file is written
+        checks = iter([lambda *_: None])
+        real = require_space
+        monkeypatch.setattr("linnaeus.pth._save.require_space", lambda *args: next(checks, real)(*args))
+    with pytest.raises(InsufficientSpaceError) as caught:
+        ckpt.end_epoch()
+    assert "checkpoint_epoch_2.pth" in str(caught.value)
+    assert (caught.value.needed_bytes is not None) == told
+    assert sorted(entry.name for entry in directory.iterdir()) == ["checkpoint_epoch_1.pth", "latest.pth"]
+    assert (directory / "checkpoint_epoch_1.pth").read_bytes() == before
+    filler.unlink()
+    assert ckpt.save().name == "checkpoint_epoch_2.pth"
+    assert linnaeus.verify(directory / "latest.pth").ok

@@ -1,0 +1,110 @@
+"""Retention, for any run and any rules."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linnaeus.runs import RunCheckpoint
+from linnaeus.saving import Retention
+from support.checkpoints import entry
+
+losses = st.one_of(
+    st.none(),
+    st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.0, float("nan"), float("inf"), float("-inf")]),
+    st.floats(allow_nan=True),
+)
+entries = st.builds(
+    lambda epoch, step, loss, damaged: entry(epoch, step, loss, damaged=damaged),
+    st.integers(0, 12),
+    st.one_of(st.none(), st.integers(0, 150)),
+    losses,
+    st.booleans(),
+)
+directories = st.lists(entries, max_size=12, unique_by=lambda found: found.path)
+counts = st.integers(0, 6)
+rules = st.builds(
+    lambda last, top, every, mode: Retention(last, top, every, mode=mode),
+    counts,
+    counts,
+    counts,
+    st.sampled_from(["min", "max"]),
+)
+
+
+def kept(
+    rule: Retention, run: list[RunCheckpoint], protected: list[RunCheckpoint] | None = None
+) -> list[RunCheckpoint]:
+    """Return what stays."""
+    paths = [found.path for found in protected or []]
+    return [verdict.checkpoint for verdict in rule.decide(run, paths) if verdict.keep]
+
+
+def usable(run: list[RunCheckpoint]) -> list[RunCheckpoint]:
+    """Return the whole ones, newest first."""
+    return sorted((f for f in run if f.problem is None), key=lambda f: (f.order, f.path.name), reverse=True)
+
+
+@given(rules, directories, st.data())
+def test_the_newest_the_protected_and_the_damaged_stay(
+    rule: Retention, run: list[RunCheckpoint], data: st.DataObject
+) -> None:
+    """Never is a run left without its newest usable checkpoint, a protected one, or its evidence."""
+    protected = data.draw(st.lists(st.sampled_from(run), max_size=3)) if run else []
+    stays = kept(rule, run, protected)
+    assert all(found in stays for found in protected)
+    assert all(found in stays for found in run if found.problem)
+    assert usable(run)[:1] == usable(stays)[:1]
+    assert bool(stays) == bool(run)
+
+
+@given(rules, directories)
+def test_every_one_gets_one_verdict_newest_first(rule: Retention, run: list[RunCheckpoint]) -> None:
+    """Nothing is forgotten, invented or judged twice, in whatever order it comes."""
+    verdicts = rule.decide(run)
+    assert sorted(v.checkpoint.path for v in verdicts) == sorted(found.path for found in run)
+    orders = [v.checkpoint.order for v in verdicts]
+    assert orders == sorted(orders, reverse=True)
+    assert [v.keep for v in verdicts] == [v.keep for v in rule.decide(run[::-1])]
+
+
+@given(rules, directories)
+def test_pruning_twice_prunes_nothing_more(rule: Retention, run: list[RunCheckpoint]) -> None:
+    """What stays once, stays."""
+    stays = kept(rule, run)
+    assert kept(rule, stays) == stays
+
+
+@given(counts, counts, counts, directories, st.sampled_from(["last", "top"]))
+def test_a_larger_number_keeps_no_less(
+    last: int, top: int, every: int, run: list[RunCheckpoint], which: str
+) -> None:
+    """Asking for more never loses one that fewer would keep (from 1 on: 0 switches a rule off)."""
+    last, top = max(last, 1), max(top, 1)
+    more = Retention(last + (which == "last"), top + (which == "top"), every)
+    less = kept(Retention(last, top, every), run)
+    assert all(found in kept(more, run) for found in less)
+
+
+@given(directories)
+def test_with_no_rule_everything_stays(run: list[RunCheckpoint]) -> None:
+    """All rules off keep all, whatever the metrics are."""
+    assert len(kept(Retention(0, 0, 0), run)) == len(run)
+
+
+@given(st.integers(1, 6), st.sampled_from(["min", "max"]), directories)
+def test_the_best_stay(top: int, mode: str, run: list[RunCheckpoint]) -> None:
+    """No pruned checkpoint is better than one that was kept for its metric."""
+    rule = Retention(0, top, 0, mode=mode)
+    sign = 1 if mode == "max" else -1
+    ranked = [sign * v for v in (found.metric("loss") for found in rule.ranked(run)) if v is not None]
+    assert ranked == sorted(ranked, reverse=True)
+    stays = kept(rule, run)
+    assert all(found in stays for found in rule.ranked(run)[:top])
+    assert len(usable(stays)) <= top + 1
+
+
+@given(rules, directories)
+def test_each_that_stays_has_a_reason(rule: Retention, run: list[RunCheckpoint]) -> None:
+    """Kept and reasoned are one and the same."""
+    assert all(v.keep == bool(v.reasons) for v in rule.decide(run))
