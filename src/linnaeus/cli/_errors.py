@@ -89,11 +89,20 @@ def guarded(out: Renderer, act: Callable[[], int]) -> int:
         return exit_code(error)
     except OSError as error:
         _tell(out, error, _system_message(error))
+        _give_up_unwritable(out)
         return FAILED
     except Exception as error:  # noqa: BLE001 - the rim: what nobody foresaw still ends in one line and a status
         hint = "" if _debugging() else " Run it again with --debug to see where."
         _tell(out, error, f"unexpected {type(error).__name__}: {error}.{hint}")
         return FAILED
+
+
+def _give_up_unwritable(out: Renderer) -> None:
+    """Drop what standard output does not take, or Python would try once more at its end and exit with 120."""
+    try:
+        out.flush()
+    except OSError:
+        out.abandon()
 
 
 def _tell(out: Renderer, error: Exception, message: str) -> None:
