@@ -271,7 +271,7 @@ def test_a_description_of_other_tensors_is_damage(path: Path) -> None:
             data = source.read(info)
             if info.filename.endswith("linnaeus.json"):
                 document = json.loads(data)
-                document["tensors"][0]["shape"] = [3, 2]
+                document["tensors"][0][2] = [3, 2]
                 data = json.dumps(document).encode()
             target.writestr(info.filename, data)
     error = refusal(path)

@@ -16,10 +16,12 @@ from linnaeus.files._commit import (
 )
 from linnaeus.files._lock import Lock
 from linnaeus.files._owner import owner_tag, sweep_abandoned, temporary_name
+from linnaeus.files._recycle import Recycled, recycle
 from linnaeus.files._space import is_out_of_space, require_space
 
 __all__ = [
     "Lock",
+    "Recycled",
     "commit",
     "file_digest",
     "fsync_directory",
@@ -28,6 +30,7 @@ __all__ = [
     "owner_tag",
     "point_link",
     "publish_new",
+    "recycle",
     "remove_file",
     "require_space",
     "set_aside",

@@ -49,14 +49,17 @@ def make_directory(directory: Path) -> None:
         fsync_directory(parent.parent)
 
 
-def commit(temporary: Path, final: Path) -> None:
+def commit(temporary: Path, final: Path, *, durable: bool = True) -> None:
     """Make a finished temporary file the file `final`, replacing what was there.
 
     Both must be in the same directory. This is the instant at which a checkpoint begins to exist.
+    Without `durable` it is the same for every process, but may not outlast a power loss.
     """
-    fsync_file(temporary)
+    if durable:
+        fsync_file(temporary)
     os.replace(temporary, final)
-    fsync_directory(final.parent)
+    if durable:
+        fsync_directory(final.parent)
 
 
 def publish_new(temporary: Path, final: Path) -> bool:

@@ -4,8 +4,8 @@ Reading its structure needs neither torch nor unpickling its code; only `load` a
 and take tensors, import torch. Where a file comes from and what a run puts into it are other rooms' business.
 """
 
-from linnaeus.pth._about import TensorInfo
 from linnaeus.pth._describe import Description, describe
+from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._load import load
 from linnaeus.pth._save import save
 from linnaeus.pth._verify import VerifyReport, require_valid, verify

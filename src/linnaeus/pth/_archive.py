@@ -19,7 +19,6 @@ from pathlib import Path
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError, UnsupportedFormatError
 
 PICKLE_RECORD = "data.pkl"
-ABOUT_RECORD = "linnaeus.json"
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENTRY = struct.Struct("<4s24xHHH12x")  # of the directory: the lengths of name, extra field and comment

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linnaeus.errors import UnsafeCheckpointError
-from linnaeus.pth._about import TensorInfo
+from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._examine import examine, unsafe
 
 
@@ -67,14 +67,13 @@ def describe(path: str | os.PathLike[str]) -> Description:
         CheckpointInvalidError: It is no checkpoint, or damaged (see its subclasses).
     """
     found = examine(Path(path))
-    tree = found.outline.tree
     return Description(
         path=found.path,
         kind=found.kind,
         size_bytes=found.size_bytes,
-        keys=tuple(map(str, tree)) if isinstance(tree, dict) else (),
+        keys=found.keys,
         tensors=found.tensors,
-        about=found.about(),
-        written={k: v for k, v in (found.document or {}).items() if k != "about"},
-        unsafe=tuple(sorted(found.outline.refused)),
+        about=dict(found.about),
+        written=dict(found.document.written) if found.document else {},
+        unsafe=tuple(sorted(found.refused)),
     )

@@ -6,9 +6,10 @@ executed and torch is not imported.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from linnaeus.errors import (
     UnsafeCheckpointError,
     UnsupportedFormatError,
 )
-from linnaeus.pth._about import TensorInfo, parse, tensor_infos
-from linnaeus.pth._archive import ABOUT_RECORD, PICKLE_RECORD, Archive, not_readable, open_archive
+from linnaeus.pth._archive import PICKLE_RECORD, Archive, not_readable, open_archive
+from linnaeus.pth._document import RECORD, Document, TensorInfo, parse
 from linnaeus.pth._legacy import code_asked_for, is_legacy, read_legacy, starts_like_pickle
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
+from linnaeus.pth._tail import read_document
 
 _HEAD_BYTES = 512
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
@@ -30,18 +32,31 @@ _PLAIN = (str, int, float, bool)
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What a file is: its kind, its archive (None for the old format), its outline and own description.
+    """What a file is.
 
-    `document` is None for files that linnaeus did not write.
+    Attributes:
+        path: The file.
+        kind: Who wrote it in which format.
+        size_bytes: Of the whole file.
+        tensors: Every tensor with its place.
+        keys: The keys at the top of the object, when it is a dict.
+        about: What the file says of its run.
+        archive: Its records; None for the old format, and where only the description was read.
+        document: Its own description; None for files that linnaeus did not write.
+        refused: Names that its pickle asks for beyond data, where the pickle was looked at.
+        replaced: Names of classes that hold only data, for which plain values stand in.
     """
 
     path: Path
     kind: str
     size_bytes: int
-    archive: Archive | None
-    outline: Outline
     tensors: tuple[TensorInfo, ...]
-    document: dict[str, Any] | None = field(default=None)
+    keys: tuple[str, ...]
+    about: Mapping[str, Any]
+    archive: Archive | None = None
+    document: Document | None = None
+    refused: Sequence[str] = ()
+    replaced: frozenset[str] = frozenset()
 
     def require_safe(self) -> None:
         """Check that the file asks for nothing but data.
@@ -49,16 +64,8 @@ class Examination:
         Raises:
             UnsafeCheckpointError: Its pickle names other things; nothing of it was executed.
         """
-        if self.outline.refused:
-            raise unsafe(self.path, self.outline.refused)
-
-    def about(self) -> dict[str, Any]:
-        """Return what the file says of its run: of linnaeus.json, or the plain values at the top."""
-        if self.document is not None:
-            return dict(self.document["about"])
-        tree = self.outline.tree
-        plain = {k: v for k, v in tree.items() if isinstance(k, str)} if isinstance(tree, dict) else {}
-        return {key: value for key, value in plain.items() if isinstance(value, _PLAIN)}
+        if self.refused:
+            raise unsafe(self.path, self.refused)
 
 
 def unsafe(path: Path, names: Sequence[str]) -> UnsafeCheckpointError:
@@ -70,8 +77,13 @@ def unsafe(path: Path, names: Sequence[str]) -> UnsafeCheckpointError:
     )
 
 
-def examine(path: Path) -> Examination:
+def examine(path: Path, *, thoroughly: bool = False) -> Examination:
     """Read a file's structure.
+
+    Args:
+        path: The file.
+        thoroughly: For a file that describes itself, look also at its directory and its pickle, and
+            compare them with the description; their size grows with the number of tensors.
 
     Raises:
         CorruptCheckpointError: It is cut short or contradicts itself.
@@ -80,13 +92,16 @@ def examine(path: Path) -> Examination:
         CheckpointInvalidError: The system won't let it be read.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        size_bytes = path.stat().st_size
-        if not head:
-            raise CorruptCheckpointError(path=str(path), problem="it is empty")
-        if head.startswith(b"PK\x03\x04"):
-            return _examine_archive(path, size_bytes)
+        with path.open("rb", buffering=0) as file:
+            head = os.pread(file.fileno(), _HEAD_BYTES, 0)
+            size_bytes = os.fstat(file.fileno()).st_size
+            if not head:
+                raise CorruptCheckpointError(path=str(path), problem="it is empty")
+            if head.startswith(b"PK\x03\x04"):
+                document = read_document(path, file.fileno())
+                if document is not None and not thoroughly:
+                    return _described(path, size_bytes, document)
+                return _examine_archive(path, size_bytes, document)
         if is_legacy(head):
             return _examine_legacy(path, size_bytes)
         asked_for = code_asked_for(path)
@@ -97,6 +112,22 @@ def examine(path: Path) -> Examination:
     raise _no_checkpoint(path, head)
 
 
+def _described(path: Path, size_bytes: int, document: Document) -> Examination:
+    try:
+        tensors = document.infos()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _untrue(path, error) from error
+    return Examination(
+        path, "linnaeus", size_bytes, tensors, document.keys(), document.about, document=document
+    )
+
+
+def _untrue(path: Path, error: object) -> CorruptCheckpointError:
+    return CorruptCheckpointError(
+        path=str(path), problem=f"its description can't be true ({error})", record=RECORD
+    )
+
+
 def _examine_legacy(path: Path, size_bytes: int) -> Examination:
     try:
         outline = read_legacy(path)
@@ -104,10 +135,33 @@ def _examine_legacy(path: Path, size_bytes: int) -> Examination:
         _check_tensors(path, outline)
     except BAD_PICKLE as error:
         raise _damaged_pickle(path, error, None) from error
-    return Examination(path, "torch.save, format before 1.6", size_bytes, None, outline, tensors)
+    return _outlined(path, "torch.save, format before 1.6", size_bytes, outline, tensors, None)
 
 
-def _examine_archive(path: Path, size_bytes: int) -> Examination:
+def _outlined(
+    path: Path,
+    kind: str,
+    size_bytes: int,
+    outline: Outline,
+    tensors: tuple[TensorInfo, ...],
+    archive: Archive | None,
+) -> Examination:
+    tree = outline.tree
+    items = dict.items(tree) if isinstance(tree, dict) else ()
+    return Examination(
+        path,
+        kind,
+        size_bytes,
+        tensors,
+        tuple(str(key) for key, _ in items),
+        {key: value for key, value in items if isinstance(key, str) and isinstance(value, _PLAIN)},
+        archive,
+        refused=outline.refused,
+        replaced=frozenset(outline.replaced),
+    )
+
+
+def _examine_archive(path: Path, size_bytes: int, document: Document | None) -> Examination:
     archive = open_archive(path)
     try:
         outline = outline_of(archive.read(PICKLE_RECORD))
@@ -116,14 +170,41 @@ def _examine_archive(path: Path, size_bytes: int) -> Examination:
         _check_tensors(path, outline)
     except BAD_PICKLE as error:
         raise _damaged_pickle(path, error, PICKLE_RECORD) from error
-    if ABOUT_RECORD not in archive.records or outline.refused:
-        return Examination(path, "torch.save", size_bytes, archive, outline, tensors)
-    document, described = parse(path, archive.read(ABOUT_RECORD))
-    if described != tensors:
+    if document is None and RECORD in archive.records and not outline.refused:
+        # Another tool packed the archive anew.
+        document = parse(path, archive.read(RECORD), size_bytes)
+    if document is None or outline.refused:
+        return _outlined(path, "torch.save", size_bytes, outline, tensors, archive)
+    described = _described(path, size_bytes, document)
+    _compare(archive, document, described.tensors, tensors)
+    return replace(described, archive=archive)
+
+
+def _compare(
+    archive: Archive, document: Document, described: Sequence[TensorInfo], pickled: Sequence[TensorInfo]
+) -> None:
+    """Check that description, pickle and directory tell the same."""
+    records = (archive.records.get(f"data/{key}") for key in range(len(document.storages)))
+    places = [record and (record.offset, record.size_bytes) for record in records]
+    if places != list(document.storages) or described != pickled:
         raise CorruptCheckpointError(
-            path=str(path), problem="its description does not match its content", record=ABOUT_RECORD
+            path=str(archive.path), problem="its description does not match its content", record=RECORD
         )
-    return Examination(path, "linnaeus", size_bytes, archive, outline, tensors, document)
+
+
+def tensor_infos(outline: Outline) -> tuple[TensorInfo, ...]:
+    """Return every tensor of an outline, in the order of the file."""
+    return tuple(
+        TensorInfo(
+            name=name,
+            dtype=stub.dtype,
+            shape=stub.shape,
+            stride=stub.stride,
+            offset=stub.offset,
+            record=None if stub.storage is None else f"data/{stub.storage.key}",
+        )
+        for name, stub in outline.tensors()
+    )
 
 
 def _damaged_pickle(path: Path, error: Exception, record: str | None) -> CheckpointInvalidError:

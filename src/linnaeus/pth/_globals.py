@@ -89,12 +89,22 @@ _DTYPES = {
 }
 
 
+# The class that names a storage of each dtype in a pickle; newer dtypes have none, their bytes are named.
+STORAGE_CLASSES = {dtype: f"{kind}Storage" for kind, dtype in _DTYPES.items()}
+STORAGE_CLASSES |= {kind.lower(): f"{kind}Storage" for kind in _ITEM_BYTES if kind.startswith("Q")}
+
+_DTYPE = re.compile(rf"(?:{_NUMBERS})\Z")
 _WIDTH = re.compile(r"(\d+)")
 
 
 def is_data(name: str) -> bool:
     """Tell whether a dotted name, as a pickle spells it, stands for nothing but data."""
     return name in _DATA or name in _REBUILDERS or name in STAND_INS or _TORCH.match(name) is not None
+
+
+def is_dtype(name: object) -> bool:
+    """Tell whether a text names a type of tensor elements, for example "bfloat16"."""
+    return isinstance(name, str) and _DTYPE.match(name) is not None
 
 
 def storage_type(class_name: str) -> tuple[str, int] | None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
+from linnaeus.pth._archive import not_readable
+from linnaeus.pth._document import RECORD, Document
 from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._globals import STAND_INS
 from linnaeus.pth._outline import BAD_PICKLE
@@ -26,8 +28,8 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
     Args:
         path: The file.
         map_location: Where tensors go, as for `torch.load`.
-        mmap: Map the file instead of reading it: bytes are read when a tensor is first touched. The
-            old format can't be mapped and is read.
+        mmap: Map the file instead of reading it: bytes are read when a tensor is first touched, and
+            writing to a tensor does not write to the file. The old format can't be mapped and is read.
 
     Returns:
         The saved object: tensors and plain containers.
@@ -39,29 +41,53 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
     """
     found = examine(Path(path))
     found.require_safe()
-    import torch  # here, so that resolving and describing stay free of it
+    if found.document is not None and _is_plain_place(map_location):
+        return load_described(found.path, found.document, map_location=map_location, mmap=mmap)
+    return _load_pickled(found, map_location=map_location, mmap=mmap)
+
+
+def _is_plain_place(map_location: Any) -> bool:
+    """Tell whether tensors just go to one device; what torch does for anything else is left to torch."""
+    return str(map_location) != "meta" and (isinstance(map_location, str) or hasattr(map_location, "index"))
+
+
+def _load_pickled(found: Examination, *, map_location: Any, mmap: bool) -> Any:
+    import torch
 
     stand_ins: list[Any] = [
-        (REPLACEMENTS.get(name, OrderedDict), name) for name in STAND_INS if name in found.outline.replaced
+        (REPLACEMENTS.get(name, OrderedDict), name) for name in STAND_INS if name in found.replaced
     ]
+    can_map = mmap and "before 1.6" not in found.kind and not callable(map_location)
     try:
         with torch.serialization.safe_globals(stand_ins):
-            loaded = torch.load(
-                found.path,
-                map_location=map_location,
-                weights_only=True,
-                mmap=mmap and found.archive is not None and _can_map(map_location),
-            )
+            loaded = torch.load(found.path, map_location=map_location, weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:
         raise _refusal(found, error) from error
     except (*BAD_PICKLE, RuntimeError, AssertionError, struct.error) as error:
-        raise CorruptCheckpointError(path=str(path), problem=f"torch can't read it ({error})") from error
+        raise CorruptCheckpointError(
+            path=str(found.path), problem=f"torch can't read it ({error})"
+        ) from error
     return without_stand_ins(loaded) if stand_ins else loaded
 
 
-def _can_map(map_location: Any) -> bool:
-    # torch maps first and copies then; a callable may want to see real storages.
-    return not callable(map_location)
+def load_described(path: Path, document: Document, *, map_location: Any, mmap: bool) -> Any:
+    """Load a file of our own from its description and its raw records: nothing is unpickled.
+
+    Raises:
+        CorruptCheckpointError: The description can't be true, or the file became shorter.
+    """
+    from linnaeus.pth._build import LyingError, build
+    from linnaeus.pth._storages import mapped_storages, read_storages
+
+    try:
+        source = mapped_storages if mmap else read_storages
+        return build(document.tree, document.tensors, source(path, document.storages, map_location))
+    except LyingError as error:
+        raise CorruptCheckpointError(
+            path=str(path), problem=f"its description can't be true ({error})", record=RECORD
+        ) from error
+    except OSError as error:
+        raise not_readable(path, error) from error
 
 
 def _refusal(found: Examination, error: Exception) -> UnsafeCheckpointError | UnsupportedFormatError:

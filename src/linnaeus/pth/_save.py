@@ -8,90 +8,71 @@ leaves the temporary name alone, which the next saver in that directory sweeps.
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from linnaeus.errors import InsufficientSpaceError, SaveError
-from linnaeus.files import commit, is_out_of_space, remove_file, require_space, temporary_name
-from linnaeus.pth._about import compose, tensor_infos
-from linnaeus.pth._archive import ABOUT_RECORD, PICKLE_RECORD, open_archive
-from linnaeus.pth._outline import outline_of
-from linnaeus.pth._survey import survey
+from linnaeus.files import Recycled, commit, is_out_of_space, remove_file, require_space, temporary_name
 
 
-def save(obj: Any, path: str | os.PathLike[str], *, about: Mapping[str, Any] | None = None) -> None:
-    """Write an object as `torch.save` would: atomically, durably, and proving itself.
+def save(
+    obj: Any,
+    path: str | os.PathLike[str],
+    *,
+    about: Mapping[str, Any] | None = None,
+    durable: bool = True,
+    recycled: Recycled | None = None,
+) -> None:
+    """Write an object as `torch.save` would: atomically, durably, proving itself, and without copying it.
 
     When this returns, the file is complete and on disk; when it raises, what stood under `path` before
-    still does. Any `torch.load(path, weights_only=True, mmap=True)` reads it.
+    still does. Any `torch.load(path, weights_only=True, mmap=True)` reads it. The object must not be
+    changed meanwhile.
 
     Args:
         obj: Tensors, numbers, texts, bytes and None in dicts, lists, tuples and sets.
         path: Where to; an existing file is replaced. Its directory must exist.
         about: What the file shall say of itself (JSON values), to be had again by `describe`.
+        durable: Wait until the bytes are on disk. Without it the file is whole for every reader, but a
+            power loss soon after may take it.
+        recycled: A file of the same directory that nobody needs, whose blocks are written over.
 
     Raises:
         SaveError: `obj` holds something else (its place in `obj` is named), or the system refused.
         InsufficientSpaceError: There is no room for it.
     """
+    from linnaeus.pth._archiver import archive  # here, so that describing and resolving stay free of torch
+    from linnaeus.pth._emit import RefusedError
+
     final = Path(path)
-    problem, size_bytes = survey(obj)
-    if problem:
-        raise SaveError(path=str(final), problem=problem, advice="Store plain values in its place.")
-    temporary = temporary_name(final)
     try:
-        require_space(final, size_bytes)
-        _write(obj, temporary, about or {})
-        commit(temporary, final)
-    except (OSError, RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise _failure(error, final, size_bytes) from error
+        parts = archive(obj, about or {})
+    except RefusedError as error:
+        raise SaveError(
+            path=str(final),
+            problem=f"{error}, which a safe checkpoint can't hold",
+            advice="Store plain values in its place.",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise SaveError(
+            path=str(final), problem=f"what it shall say of itself is not JSON ({error})"
+        ) from error
+    temporary = recycled.path if recycled else temporary_name(final)
+    try:
+        if recycled is None:
+            require_space(final, parts.size_bytes)
+        parts.write(temporary)
+        commit(temporary, final, durable=durable)
+    except OSError as error:
+        raise _failure(error, final, parts.size_bytes) from error
     finally:
         remove_file(temporary)
 
 
-def _write(obj: Any, temporary: Path, about: Mapping[str, Any]) -> None:
-    import torch
-
-    with temporary.open("wb") as file, _checksums():
-        torch.save(obj, file)
-    archive = open_archive(temporary)
-    tensors = tensor_infos(outline_of(archive.read(PICKLE_RECORD)))
-    with zipfile.ZipFile(temporary, "a") as appended:
-        appended.writestr(archive.prefix + ABOUT_RECORD, compose(tensors, about))
-
-
-@contextmanager
-def _checksums() -> Iterator[None]:
-    """Have torch write checksums, also where the user's program has switched them off."""
-    from torch import serialization
-
-    before = serialization.get_crc32_options()
-    serialization.set_crc32_options(True)
-    try:
-        yield
-    finally:
-        serialization.set_crc32_options(before)
-
-
-def _failure(error: Exception, final: Path, size_bytes: int) -> SaveError:
-    if isinstance(error, SaveError):
-        return error
-    if is_out_of_space(error) or is_out_of_space(error.__context__ or error):
-        return InsufficientSpaceError(path=str(final), problem="the disk became full while it was written")
-    if isinstance(error, OSError):
-        return SaveError(path=str(final), problem=error.strerror or str(error))
-    if not _has_room(final, size_bytes):
-        # torch's writer reports a failed write without the system's reason.
-        return InsufficientSpaceError(path=str(final), problem="the disk became full while it was written")
-    return SaveError(path=str(final), problem=str(error))
-
-
-def _has_room(final: Path, size_bytes: int) -> bool:
-    try:
-        require_space(final, size_bytes)
-    except (InsufficientSpaceError, OSError):
-        return False
-    return True
+def _failure(error: OSError, final: Path, size_bytes: int) -> SaveError:
+    if is_out_of_space(error):
+        return InsufficientSpaceError(
+            path=str(final), problem=f"the disk became full while {size_bytes:,} bytes were written"
+        )
+    return SaveError(path=str(final), problem=error.strerror or str(error))

@@ -10,6 +10,7 @@ from typing import Any
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._skeleton import check_skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def require_valid(path: str | os.PathLike[str], *, content: bool = True) -> Exam
         UnsafeCheckpointError: It asks for code.
         UnsupportedFormatError: It is something else than a checkpoint.
     """
-    examination = examine(Path(path))
+    examination = examine(Path(path), thoroughly=content)
     examination.require_safe()
     damage = _first_damaged(examination) if content else None
     if damage is not None:
@@ -66,8 +67,13 @@ def require_valid(path: str | os.PathLike[str], *, content: bool = True) -> Exam
 
 
 def _first_damaged(examination: Examination) -> CorruptCheckpointError | None:
+    archive = examination.archive
+    if archive is None or not archive.has_checksums:
+        return None
     try:
-        return examination.archive.first_damaged() if examination.archive is not None else None
+        with examination.path.open("rb", buffering=0) as file:
+            check_skeleton(examination.path, file.fileno(), archive)
+        return archive.first_damaged()
     except OSError as error:  # a bad sector, a file server that went away
         raise not_readable(examination.path, error) from error
 

@@ -1,0 +1,71 @@
+"""An object and what is said of it, laid out as an archive and ready to be written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnaeus.pth._document import RECORD, compose
+from linnaeus.pth._emit_tensors import emit
+from linnaeus.pth._layout import ALIGNMENT, Entry, append, directory_bytes, place
+from linnaeus.pth._write import Content, serialization_id, write_archive
+
+PREFIX = "archive/"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All records of a file and their places."""
+
+    entries: Sequence[Entry]
+    contents: Sequence[Content]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole file."""
+        return self.entries[-1].end + directory_bytes(self.entries)
+
+    def write(self, path: Path) -> None:
+        """Write the file; an existing one is written over.
+
+        Raises:
+            OSError: The system refused, for example because the disk is full.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            write_archive(descriptor, self.entries, self.contents)
+        finally:
+            os.close(descriptor)
+
+
+def archive(obj: Any, about: Mapping[str, Any]) -> Parts:
+    """Take an object apart and lay it out.
+
+    The records are those of `torch.save`, in its order, followed by the description.
+
+    Raises:
+        RefusedError: It holds something that a safe file can't.
+    """
+    emission = emit(obj)
+    sizes = [storage.size_bytes for storage in emission.storages]
+    before: list[tuple[str, Content]] = [
+        ("data.pkl", emission.pickle),
+        (".format_version", b"1"),
+        (".storage_alignment", str(ALIGNMENT).encode()),
+        ("byteorder", sys.byteorder.encode()),
+    ]
+    records = before + [(f"data/{storage.key}", storage) for storage in emission.storages]
+    records += [("version", b"3\n"), (".data/serialization_id", serialization_id(emission.pickle, sizes))]
+    entries = place((PREFIX + name, _size(content)) for name, content in records)
+    data = entries[len(before) : len(before) + len(sizes)]
+    document = compose(emission, [(entry.offset, entry.size_bytes) for entry in data], about)
+    append(entries, PREFIX + RECORD, len(document))
+    return Parts(entries, [content for _, content in records] + [document])
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.size_bytes

@@ -1,0 +1,269 @@
+"""The `linnaeus.json` record: what a checkpoint says about itself; it is listed and loaded from that.
+
+It holds the whole structure of the object and the place of every tensor, so nothing has to be unpickled.
+Stock readers ignore it. `docs/format.md` documents it. Whoever reads it checks every number first: the file
+may come from anybody.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linnaeus.errors import CorruptCheckpointError, UnsupportedFormatError
+from linnaeus.pth._globals import is_dtype, item_bytes
+
+if TYPE_CHECKING:
+    from linnaeus.pth._emit import Emission
+
+FORMAT = 1
+RECORD = "linnaeus.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor stands in the file; stride and offset count elements, `record` is its storage."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    record: str | None
+
+    @property
+    def num_elements(self) -> int:
+        """The product of the shape."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the elements take, views counted as if copied."""
+        return self.num_elements * item_bytes(self.dtype)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "stride": list(self.stride),
+            "offset": self.offset,
+            "record": self.record,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The record, read and checked.
+
+    Attributes:
+        written: Format, versions, time and byte order of writing.
+        about: What the writer says of the run.
+        storages: For each key the (offset, size) of its bytes in the file.
+        tensors: For each tensor [key or None, dtype, shape, stride, offset, marks…]; marks are
+            "requires_grad", "conj" and "neg".
+        tree: The object's structure and plain values; `docs/format.md` shows how they are spelled.
+    """
+
+    written: Mapping[str, Any]
+    about: Mapping[str, Any]
+    storages: Sequence[tuple[int, int]]
+    tensors: Sequence[Any]
+    tree: Any
+
+    def infos(self) -> tuple[TensorInfo, ...]:
+        """Return every tensor with its dotted name, in the order of the object."""
+        return tuple(self._info(name, self.tensors[number]) for name, number in _numbered(self.tree))
+
+    def _info(self, name: str, entry: Any) -> TensorInfo:
+        key, dtype, shape, stride, offset, *_ = entry
+        record = None if key is None else f"data/{key}"
+        return TensorInfo(name, dtype, tuple(shape), tuple(stride), offset, record)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys at the top of the object, when it is a dict."""
+        kind = next(iter(self.tree), "") if isinstance(self.tree, dict) else "$none"
+        is_dict = kind in _PAIRS or not kind.startswith("$")
+        return tuple(str(key) for key, _ in _children(self.tree)) if is_dict else ()
+
+
+def _numbered(root: Any) -> Iterator[tuple[str, int]]:
+    """Yield the dotted path and the number of every tensor, each shared container once."""
+    stack = [("", root)]
+    while stack:
+        path, node = stack.pop()
+        if isinstance(node, dict) and "$tensor" in node:
+            yield path, node["$tensor"]
+            continue
+        inside = [
+            (path if key is None else f"{path}.{key}" if path else key, item) for key, item in _children(node)
+        ]
+        stack.extend(reversed(inside))
+
+
+_PAIRS = ("$dict", "$ordered", "$counter")
+_SEQUENCES = ("$tuple", "$set")
+
+
+def _children(node: Any) -> list[tuple[str | None, Any]]:
+    """Return the values inside a node with their keys; None for what is the same thing in another form."""
+    if isinstance(node, list):
+        return [(str(number), item) for number, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return []
+    kind = next(iter(node), "")
+    if not kind.startswith("$"):
+        return list(node.items())
+    if kind in _PAIRS:
+        return [(str(_key(key)), item) for key, item in node[kind]]
+    if kind in _SEQUENCES:
+        return [(str(number), item) for number, item in enumerate(node[kind])]
+    if kind == "$parameter":
+        return [(None, node["data"])]
+    if kind == "$quantized":
+        return [(None, node[kind])]
+    if kind == "$sparse":
+        return [(f"sparse.{number}", part) for number, part in enumerate(node["parts"])]
+    return []
+
+
+def _key(node: Any) -> Any:
+    """Return the value of a key that is spelled as a node."""
+    if not isinstance(node, dict):
+        return node
+    kind, spelled = next(iter(node.items()))
+    if kind == "$tuple":
+        return tuple(_key(item) for item in spelled)
+    if kind == "$bytes":
+        return base64.b64decode(spelled)
+    return {"$int": lambda text: int(text, 16), "$float": float_of_bits}.get(kind, str)(spelled)
+
+
+def bits_of(value: float) -> str:
+    """Return a float's 64 bits as hex digits, since JSON has no infinities and NaNs.
+
+    And those have bits too.
+    """
+    return struct.pack(">d", value).hex()
+
+
+def float_of_bits(digits: str) -> float:
+    """Return the float that `bits_of` spelled."""
+    value: float = struct.unpack(">d", bytes.fromhex(digits))[0]
+    return value
+
+
+def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mapping[str, Any]) -> bytes:
+    """Return the record's bytes.
+
+    Args:
+        emission: The object, taken apart.
+        places: For each storage the (offset, size) of its bytes in the file.
+        about: What the writer says of the run, JSON values.
+    """
+    head = {
+        "format": FORMAT,
+        "linnaeus": version("linnaeus"),
+        "torch": version("torch"),
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "byteorder": sys.byteorder,
+        "about": _strict(about),
+    }
+    opened = json.dumps(head, allow_nan=False, separators=(",", ":"))[:-1]
+    storages = ",".join([f"[{offset},{size}]" for offset, size in places])
+    tensors = ",".join(emission.tensors)
+    return f'{opened},"storages":[{storages}],"tensors":[{tensors}],"tree":{emission.tree}}}'.encode()
+
+
+def _strict(node: Any) -> Any:
+    """Return JSON values in which NaN and infinities, which JSON has not, are spelled as texts."""
+    if isinstance(node, Mapping):
+        return {str(key): _strict(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_strict(value) for value in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        return "NaN" if math.isnan(node) else f"{'-' if node < 0 else ''}Infinity"
+    return node
+
+
+def parse(path: Path, data: bytes, end: int) -> Document:
+    """Return the record, checked.
+
+    Args:
+        path: The file, for messages.
+        data: The record's bytes.
+        end: Where the storages must have ended.
+
+    Raises:
+        CorruptCheckpointError: It can't be true.
+        UnsupportedFormatError: A newer version of linnaeus wrote it.
+    """
+    try:
+        document = json.loads(data)
+        found = document.get("format")
+        if type(found) is not int or found > FORMAT:
+            raise _newer(path, found)
+        storages = _checked_storages(document.pop("storages"), end)
+        tensors, tree, about = document.pop("tensors"), document.pop("tree"), document.pop("about")
+        for entry in tensors:
+            _check_tensor(entry, storages)
+        if not isinstance(about, dict):
+            raise ValueError("about is no mapping")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, UnsupportedFormatError):
+            raise
+        raise CorruptCheckpointError(
+            path=str(path), problem=f"its description can't be true ({error})", record=RECORD
+        ) from error
+    return Document(document, about, storages, tensors, tree)
+
+
+def _newer(path: Path, found: object) -> UnsupportedFormatError:
+    return UnsupportedFormatError(
+        path=str(path),
+        problem="its linnaeus.json is of a newer version",
+        found=f"format {str(found)[:20]}",
+        supported=f"up to format {FORMAT}",
+        advice="Update it: pip install --upgrade linnaeus. torch.load reads the file all the same.",
+    )
+
+
+def _checked_storages(entries: Any, end: int) -> list[tuple[int, int]]:
+    position = 0
+    places = []
+    for offset, size in entries:
+        if type(offset) is not int or type(size) is not int or offset < position or size < 0:
+            raise ValueError("storages overlap or have no sizes")
+        position = offset + size
+        places.append((offset, size))
+    if position > end:
+        raise ValueError("a storage lies outside the file")
+    return places
+
+
+def _check_tensor(entry: Any, storages: Sequence[tuple[int, int]]) -> None:
+    key, dtype, shape, stride, offset, *_ = entry
+    if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in (*shape, *stride, offset)):
+        raise ValueError("a tensor's shape, stride or offset is none")
+    if not is_dtype(dtype):
+        raise ValueError(f"a tensor is of the unknown type {str(dtype)[:40]!r}")
+    width = item_bytes(dtype)
+    if key is None:
+        return
+    if type(key) is not int or not 0 <= key < len(storages):
+        raise ValueError(f"a tensor lies in storage {str(key)[:20]}, which is not there")
+    reach = (
+        0 if 0 in shape else 1 + offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    )
+    if reach * width > storages[key][1]:
+        raise ValueError(f"a tensor reaches outside storage {key}")

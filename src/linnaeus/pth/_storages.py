@@ -1,0 +1,68 @@
+"""The bytes of a file's storages in memory: mapped, or read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnaeus.pth._build import LyingError
+from linnaeus.pth._write import memory_of
+
+Storages = Callable[[int], torch.UntypedStorage]
+Places = Sequence[tuple[int, int]]
+
+
+def mapped_storages(path: Path, places: Places, device: Any) -> Storages:
+    """Map the file; each storage is a part of it, private to this process."""
+    whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    return _kept(places, device, lambda offset, size: whole[offset : offset + size])
+
+
+def read_storages(path: Path, places: Places, device: Any) -> Storages:
+    """Read each storage into memory of its own when it is first asked for."""
+
+    def read(offset: int, size: int) -> torch.UntypedStorage:
+        storage = torch.UntypedStorage(size)
+        read_into(path, memory_of(storage), offset)
+        return storage
+
+    return _kept(places, device, read)
+
+
+def read_into(path: Path, memory: memoryview, offset: int) -> None:
+    """Fill memory with a file's bytes from `offset` on.
+
+    Raises:
+        LyingError: The file ends before.
+        OSError: It can't be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while memory:
+            count = os.preadv(descriptor, [memory], offset)
+            if not count:
+                raise LyingError("the file is shorter")
+            memory, offset = memory[count:], offset + count
+    finally:
+        os.close(descriptor)
+
+
+def _kept(places: Places, device: Any, make: Callable[[int, int], torch.UntypedStorage]) -> Storages:
+    """Make each storage once, so that tensors that shared one still do."""
+    made: dict[int, torch.UntypedStorage] = {}
+    on_cpu = torch.device(device).type == "cpu"
+
+    def storage(key: int) -> torch.UntypedStorage:
+        known = made.get(key)
+        if known is None:
+            offset, size = places[key]
+            known = make(offset, size) if size else torch.UntypedStorage(0)
+            made[key] = known if on_cpu else known.to(device=torch.device(device))
+            known = made[key]
+        return known
+
+    return storage

@@ -1,0 +1,151 @@
+"""Bytes of tensors straight from their memory to their place in a file, with a checksum on the way.
+
+No copy of the state is made: large storages are written from where they are, piece by piece, each piece
+while it is still in the processor's cache from its checksum; small ones are gathered by the kernel
+(`pwritev`). The file gets its room first, so that a full disk shows before anything is written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from zlib_ng import zlib_ng
+
+from linnaeus.pth._emit import Storage
+from linnaeus.pth._layout import Entry, directory, directory_bytes
+
+# Large enough that a system call is nothing, small enough to stay in the second-level cache.
+PIECE_BYTES = 1 << 20
+_GATHERED = 512
+_GATHERED_BYTES = 4 << 20
+_NO_PREALLOCATION = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+Content = bytes | Storage
+
+
+def write_archive(descriptor: int, entries: Sequence[Entry], contents: Sequence[Content]) -> None:
+    """Write a whole archive.
+
+    Args:
+        descriptor: An open file; what it holds is overwritten and what is longer is cut off.
+        entries: The places, as `place` returns them; the last is that of the serialization id, if any.
+        contents: What goes there, in the same order.
+
+    Raises:
+        OSError: The system refused, for example because the disk is full.
+    """
+    total = entries[-1].end + directory_bytes(entries)
+    _reserve(descriptor, total)
+    writer = _Writer(descriptor)
+    crc32s = [writer.record(entry, content) for entry, content in zip(entries, contents, strict=True)]
+    writer.gather(entries[-1].end, directory(entries, crc32s))
+    writer.flush()
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    if os.fstat(descriptor).st_size > size_bytes:
+        os.ftruncate(descriptor, size_bytes)
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in _NO_PREALLOCATION:
+            raise
+
+
+class _Writer:
+    """Gathers small neighbours into one system call; large payloads go by themselves."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._start = 0
+        self._size_bytes = 0
+        self._parts: list[Any] = []
+
+    def record(self, entry: Entry, content: Content) -> int:
+        """Write one record and return its CRC-32."""
+        self.gather(entry.header_offset, entry.header)
+        if isinstance(content, bytes):
+            crc32 = zlib_ng.crc32(content)
+            self.gather(entry.offset, content)
+        elif content.size_bytes <= PIECE_BYTES and content.source.device.type == "cpu":
+            memory = memory_of(content.source)
+            crc32 = zlib_ng.crc32(memory)
+            self.gather(entry.offset, memory)
+        else:
+            crc32 = self._large(entry, content.source)
+        self.gather(entry.offset + entry.size_bytes, entry.descriptor(crc32))
+        return crc32
+
+    def _large(self, entry: Entry, source: torch.UntypedStorage) -> int:
+        self.flush()
+        crc32, position = 0, entry.offset
+        for piece in _pieces(source):
+            crc32 = zlib_ng.crc32(piece, crc32)
+            write_all(self._descriptor, piece, position)
+            position += len(piece)
+        return crc32
+
+    def gather(self, offset: int, part: Any) -> None:
+        """Add bytes that belong at `offset`, which must be where the last ones ended."""
+        if not self._parts:
+            self._start = offset
+        self._parts.append(part)
+        self._size_bytes += len(part)
+        if len(self._parts) >= _GATHERED or self._size_bytes >= _GATHERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if not self._parts:
+            return
+        written = os.pwritev(self._descriptor, self._parts, self._start)
+        if written < self._size_bytes:  # interrupted by a signal, or a disk that became full
+            write_all(self._descriptor, memoryview(b"".join(self._parts))[written:], self._start + written)
+        self._parts = []
+        self._size_bytes = 0
+
+
+def write_all(descriptor: int, data: memoryview, position: int) -> None:
+    """Write all bytes at a position."""
+    while data:
+        written = os.pwrite(descriptor, data, position)
+        data, position = data[written:], position + written
+
+
+def memory_of(storage: torch.UntypedStorage) -> memoryview:
+    """Return the bytes of a storage on the CPU, writable, without copying; valid while the storage lives."""
+    size_bytes = storage.nbytes()
+    if not size_bytes:
+        return memoryview(b"")
+    array = (ctypes.c_ubyte * size_bytes).from_address(storage.data_ptr())
+    return memoryview(array).cast("B")
+
+
+def _pieces(source: torch.UntypedStorage) -> Iterator[memoryview]:
+    if source.device.type == "cpu":
+        memory = memory_of(source)
+        for start in range(0, len(memory), PIECE_BYTES):
+            yield memory[start : start + PIECE_BYTES]
+        return
+    # From a device through one buffer, so that host memory stays bounded whatever the size.
+    flat = torch.empty(0, dtype=torch.uint8, device=source.device).set_(source)
+    buffer = torch.empty(PIECE_BYTES * 16, dtype=torch.uint8, pin_memory=source.device.type == "cuda")
+    for start in range(0, flat.numel(), buffer.numel()):
+        part = flat[start : start + buffer.numel()]
+        buffer[: part.numel()].copy_(part)
+        yield memory_of(buffer.untyped_storage())[: part.numel()]
+
+
+def serialization_id(pickle: bytes, sizes: Sequence[int]) -> bytes:
+    """Return forty digits that differ for files of other content.
+
+    Torch has such a record to tell files apart.
+    """
+    digest = hashlib.sha256(pickle + repr(sizes).encode()).digest()
+    return str(int.from_bytes(digest[:16], "big")).zfill(40)[:40].encode()
