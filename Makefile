@@ -2,6 +2,7 @@
 #   make demo    the whole story on real images, in a few minutes
 #   make test    all tests
 #   make check   format, lint, types, layers
+#   make bench   how fast, against what others do and what the machine can
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt lint type build clean
+.PHONY: help setup demo test check fmt lint type bench build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,16 +34,19 @@ test: $(READY) ## Run all tests
 check: lint type ## Everything but the tests
 
 fmt: $(READY) ## Format the code
-	@$(BIN)/ruff format src tests tools
-	@$(BIN)/ruff check --fix src tests tools
+	@$(BIN)/ruff format src tests tools benchmarks
+	@$(BIN)/ruff check --fix src tests tools benchmarks
 
 lint: $(READY) ## Formatting, style, and imports that go down only
-	@$(BIN)/ruff format --check src tests tools
-	@$(BIN)/ruff check src tests tools
+	@$(BIN)/ruff format --check src tests tools benchmarks
+	@$(BIN)/ruff check src tests tools benchmarks
 	@$(BIN)/lint-imports --no-cache
 
 type: $(READY) ## Types, strictly
 	@$(BIN)/mypy --no-incremental
+
+bench: $(READY) ## How fast: against torch, safetensors and the machine's limits
+	@$(BIN)/python -m benchmarks
 
 build: $(READY) ## A wheel and a source archive in dist/
 	@$(BIN)/python -m build --outdir dist

@@ -79,7 +79,8 @@ class CheckpointManager:
         rules = Retention(
             plan.KEEP_LAST_N, plan.KEEP_TOP_N, plan.KEEP_EVERY_N_EPOCHS, metric=plan.METRIC, mode=plan.MODE
         )
-        self._saver = Saver(Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), rules)
+        directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
+        self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE)
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, in JSON values.
 
@@ -199,10 +200,8 @@ class CheckpointManager:
         return path
 
     def close(self) -> None:
-        """Finish. Nothing is pending in this version.
-
-        Every save is complete when the call that made it returns.
-        """
+        """Finish. No save is pending: each is complete when the call that made it returns."""
+        self._saver.close()
 
     def __enter__(self) -> CheckpointManager:
         return self

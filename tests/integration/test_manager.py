@@ -34,7 +34,9 @@ def directory(tmp_path: Path) -> Path:
 
 def names(directory: Path) -> list[str]:
     """Return the regular files of a directory."""
-    return sorted(entry.name for entry in directory.iterdir() if not entry.is_symlink())
+    # A hidden one may wait to be written over; it goes when the manager is closed.
+    visible = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
+    return sorted(entry.name for entry in visible if not entry.is_symlink())
 
 
 def readlink(link: Path) -> str:
@@ -474,3 +476,29 @@ def test_uploading_while_training_is_refused_at_the_start(directory: Path) -> No
     )
     with pytest.raises(ConfigError, match="linnaeus upload"):
         linnaeus.CheckpointManager(cfg, model=torch.nn.Linear(1, 1))
+
+
+def test_pruned_blocks_are_written_over_and_given_back(directory: Path) -> None:
+    """The next checkpoint takes the blocks of a pruned one; closing the manager leaves nothing hidden."""
+    cfg = config(directory, KEEP_LAST_N=1, KEEP_TOP_N=0)
+    ckpt = linnaeus.CheckpointManager(cfg, model=torch.nn.Linear(3, 3))
+    numbers = []
+    for epoch in range(1, 5):
+        ckpt.end_epoch()
+        numbers.append((directory / f"checkpoint_epoch_{epoch}.pth").stat().st_ino)
+    assert (numbers[2], numbers[3]) == (numbers[0], numbers[1])
+    assert linnaeus.verify(directory / "checkpoint_epoch_4.pth").ok
+    ckpt.close()
+    assert [entry.name for entry in directory.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_a_diverged_model_is_not_saved_when_asked(directory: Path) -> None:
+    """CHECK_FINITE refuses weights with NaN by name, and leaves what is there."""
+    model = torch.nn.Linear(3, 3)
+    ckpt = linnaeus.CheckpointManager(config(directory, CHECK_FINITE=True), model=model)
+    ckpt.end_epoch()
+    with torch.no_grad():
+        model.weight[0, 0] = float("nan")
+    with pytest.raises(SaveError, match=r"model\.weight"):
+        ckpt.end_epoch()
+    assert names(directory) == ["checkpoint_epoch_1.pth"]

@@ -191,6 +191,7 @@ class CheckpointScheduleConfig(ClosedSection):
     KEEP_EVERY_N_EPOCHS: Count = 0
     METRIC: Text = "loss"
     MODE: Literal["min", "max"] = "min"
+    CHECK_FINITE: Flag = False
 
 
 class ScheduleConfig(OpenSection):

@@ -4,10 +4,31 @@ Reading its structure needs neither torch nor unpickling its code; only `load` a
 and take tensors, import torch. Where a file comes from and what a run puts into it are other rooms' business.
 """
 
+from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
+from linnaeus.pth._finite import not_finite
+from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._save import save
+from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
-__all__ = ["Description", "TensorInfo", "VerifyReport", "describe", "load", "require_valid", "save", "verify"]
+__all__ = [
+    "Comparison",
+    "Description",
+    "Leaves",
+    "TensorDifference",
+    "TensorInfo",
+    "ValueDifference",
+    "VerifyReport",
+    "compare",
+    "describe",
+    "leaves",
+    "load",
+    "not_finite",
+    "require_valid",
+    "rewrite_trusted",
+    "save",
+    "verify",
+]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError, UnsupportedFormatError
+from linnaeus.pth._checksums import crc32s
 
 PICKLE_RECORD = "data.pkl"
 
@@ -74,10 +75,11 @@ class Archive:
 
     def first_damaged(self) -> CorruptCheckpointError | None:
         """Read every record and return an error for the first whose CRC-32 is wrong."""
-        for record in self.records.values() if self.has_checksums else ():
-            crc32 = 0
-            for piece in _pieces(self.path, record):
-                crc32 = zlib.crc32(piece, crc32)
+        records = list(self.records.values()) if self.has_checksums else []
+        found = crc32s(self.path, [(record.offset, record.size_bytes) for record in records])
+        for record, crc32 in zip(records, found, strict=True):
+            if crc32 is None:
+                return _corrupt(self.path, "the file became shorter while it was read", record.name)
             if crc32 != record.crc32:
                 return _crc_error(self.path, record, crc32)
         return None

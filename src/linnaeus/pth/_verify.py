@@ -1,4 +1,4 @@
-"""Is this file a whole checkpoint? Two depths: its structure, or every byte of it."""
+"""Is this file a whole checkpoint? Three depths: structure, every byte, finite numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._skeleton import check_skeleton
+
+_NUM_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,32 @@ def _with_tensor(damage: CorruptCheckpointError, examination: Examination) -> Co
     )
 
 
-def verify(path: str | os.PathLike[str], *, content: bool = True) -> VerifyReport:
+def _require_finite(examination: Examination) -> None:
+    from linnaeus.pth._finite import not_finite  # here, so that the other depths stay free of torch
+    from linnaeus.pth._load import load
+
+    names = not_finite(load(examination.path))
+    if names:
+        more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+        raise CheckpointInvalidError(
+            path=str(examination.path),
+            problem=f"NaN or infinite values in {', '.join(names[:_NUM_NAMED])}{more}",
+            advice="Its bytes are as they were written; the run that wrote it had diverged.",
+        )
+
+
+def verify(path: str | os.PathLike[str], *, content: bool = True, finite: bool = False) -> VerifyReport:
     """Examine a file and report what was found; a bad file is a finding, not an exception.
 
     Args:
         path: The file.
         content: Also compare every byte with its checksum, where the format has one.
+        finite: Also look for NaN and infinities in floating tensors.
     """
     try:
         found = require_valid(path, content=content)
+        if finite:
+            _require_finite(found)
     except CheckpointInvalidError as error:
         file = Path(path)
         return VerifyReport(file, "unknown", "nothing", file.stat().st_size if file.exists() else 0, 0, error)

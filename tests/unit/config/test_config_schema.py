@@ -55,6 +55,7 @@ def test_no_file_gives_every_default():
         "KEEP_EVERY_N_EPOCHS": 0,
         "METRIC": "loss",
         "MODE": "min",
+        "CHECK_FINITE": False,
     }
 
 
