@@ -12,6 +12,9 @@ import pytest
 from support.b2_server import B2Server
 from support.buckets import BUCKET, PREFIX
 
+# Before anything imports torch: a forked child hangs in OpenMP when its parent has used several threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 _OF_THE_USER = ("RCLONE_", "B2_", "AWS_", "LINNAEUS_")
 
 

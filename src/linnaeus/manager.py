@@ -128,8 +128,7 @@ class CheckpointManager:
         return self.progress
 
     def _restore(self, choice: Choice) -> None:
-        # Not mapped: optimizer state taken over from a map would be read in the first step, page by page.
-        saved = pth.load(choice.path, mmap=False)
+        saved = pth.load(choice.path)
         saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
         missing = restore(
             self._parts, saved, str(choice.path), complete="progress" in saved, skip=_left_alone(self._cfg)

@@ -16,7 +16,7 @@ from support.b2_server import B2Server
 from support.mounts import with_mounts
 from support.program import environment, linnaeus
 
-_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "train")
+_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "diff", "convert", "train")
 _WITH_JSON = tuple(name for name in _COMMANDS if name != "train")
 
 
@@ -81,6 +81,9 @@ def test_version(tmp_path: Path) -> None:
         ["upload", "x.pth", "--set", 'ENV.INPUT.BUCKET.NAME=""'],
         ["ls", ".", "--remote"],
         ["verify"],
+        ["verify", "x.pth", "--structure", "--deep"],
+        ["diff", "x.pth"],
+        ["convert", "x.pth"],
     ],
     ids=" ".join,
 )
@@ -233,6 +236,7 @@ def test_commands_on_files_need_no_torch_and_no_process(tmp_path: Path, checkpoi
         ["inspect", checkpoint_file],
         ["inspect", "--json", checkpoint_file],
         ["verify", checkpoint_file],
+        ["diff", checkpoint_file, checkpoint_file],
     ):
         modules, started = _watched(*arguments, cwd=tmp_path)
         assert modules & {"torch", "numpy"} == set()

@@ -1,7 +1,8 @@
 """The door for people: commands, what they print, and the status they exit with.
 
 Each command is one file that asks other rooms and says what is to be shown; only `_render.py` prints, and
-only `_errors.py` turns errors into exit codes. Torch is imported by no command but `train`.
+only `_errors.py` turns errors into exit codes. Torch is imported only by commands
+that take tensors: `train`, `convert`, `diff` of files that differ, and `verify --finite`.
 """
 
 from linnaeus.cli._main import main

@@ -14,7 +14,7 @@ from linnaeus.cli._listening import listening
 from linnaeus.cli._options import talk_options
 from linnaeus.cli._render import Renderer
 
-_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "train")
+_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "diff", "convert", "train")
 
 _SUMMARY = """Find, fetch, check and keep the checkpoints of PyTorch training runs.
 

@@ -21,7 +21,7 @@ _COLUMNS = (
 )
 
 # Parts of a run's checkpoint that are no weights: hundreds of tensors that repeat the model's shapes.
-_NO_WEIGHTS = ("optimizer", "lr_scheduler", "scheduler", "scaler", "amp", "rng", "data")
+NO_WEIGHTS = ("optimizer", "lr_scheduler", "scheduler", "scaler", "amp", "rng", "data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def modules_of(tensors: Iterable[TensorInfo], *, fold: bool) -> list[Module]:
     folded: set[str] = set()
     for tensor in tensors:
         top = tensor.name.split(".", 1)[0]
-        if fold and top in _NO_WEIGHTS:
+        if fold and top in NO_WEIGHTS:
             folded.add(top)
             groups.setdefault(top, []).append(tensor)
         else:

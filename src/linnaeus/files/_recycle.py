@@ -70,8 +70,10 @@ def _lease(descriptor: int) -> bool:
         # by default, SIGIO would end the process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        # Who opens it at this very instant waits for the lease to end; this tells, and the file is theirs.
+        alone = fcntl.fcntl(descriptor, fcntl.F_GETLEASE) == fcntl.F_WRLCK
     except OSError:
         return False
     with contextlib.suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return True
+    return alone

@@ -6,5 +6,16 @@ returns a report, and one that would bring too little, or change the function, l
 
 from linnaeus.pretrained._load import load_pretrained
 from linnaeus.pretrained._report import Arrival, LoadReport, Mismatch, ModuleRow, SourceReport, Unused
+from linnaeus.pretrained._unwrap import Unwrapped, unwrap
 
-__all__ = ["Arrival", "LoadReport", "Mismatch", "ModuleRow", "SourceReport", "Unused", "load_pretrained"]
+__all__ = [
+    "Arrival",
+    "LoadReport",
+    "Mismatch",
+    "ModuleRow",
+    "SourceReport",
+    "Unused",
+    "Unwrapped",
+    "load_pretrained",
+    "unwrap",
+]

@@ -17,6 +17,7 @@ from linnaeus.pth._document import float_of_bits
 from linnaeus.pth._emit import MAX_DEPTH
 
 DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+_UNQUANTIZED = {name: dtype for name, dtype in DTYPES.items() if not name.startswith("q")}
 _LAYOUTS = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 _SCHEMES = ("per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams")
 
@@ -46,6 +47,7 @@ def build(tree: Any, tensors: Sequence[Any], storages: Callable[[int], torch.Unt
         OverflowError,
         AttributeError,
         StopIteration,
+        RecursionError,
     ) as error:
         raise LyingError(str(error) or type(error).__name__) from error
 
@@ -106,25 +108,26 @@ class _Builder:
             return self._quantized(node, depth)
         if kind == "$sparse":
             return self._sparse(node, depth)
-        return torch.nn.Parameter(
-            self.bare_tensor(node["data"], depth), requires_grad=node["$parameter"] is True
-        )
+        data, grows = self.bare_tensor(node["data"], depth), node["$parameter"] is True
+        if grows and not (data.is_floating_point() or data.is_complex()):
+            raise LyingError("a parameter is of a type that has no gradients")
+        return torch.nn.Parameter(data, requires_grad=grows)
 
     def strided(self, node: Any) -> torch.Tensor:
         number = _natural(node["$tensor"])
         if number >= len(self._tensors):
             raise LyingError(f"it refers to tensor {number}, which is not there")
         key, dtype, shape, stride, offset, *marks = self._tensors[number]
-        if key is None:
-            made = torch.empty_strided(shape, stride, dtype=DTYPES[dtype], device="meta")
-        else:
-            # Bounds were checked when the description was read.
-            made = torch.empty(0, dtype=DTYPES[dtype]).set_(self._storages(key), offset, shape, stride)
-        if "conj" in marks:
-            torch._C._set_conj(made, True)
-        if "neg" in marks:
-            torch._C._set_neg(made, True)
-        return made.requires_grad_() if "requires_grad" in marks else made
+        storage = None if key is None else self._storages(key)
+        try:
+            if storage is None:
+                made = torch.empty_strided(shape, stride, dtype=_UNQUANTIZED[dtype], device="meta")
+            else:
+                # Bounds were checked when the description was read.
+                made = torch.empty(0, dtype=_UNQUANTIZED[dtype]).set_(storage, offset, shape, stride)
+            return _marked(made, marks) if marks else made
+        except RuntimeError as error:
+            raise LyingError(f"tensor {number} can't be made ({error})") from error
 
     def bare_tensor(self, node: Any, depth: int) -> torch.Tensor:
         """Make a tensor that is part of another value and so can't be referred to."""
@@ -160,22 +163,21 @@ class _Builder:
         scheme, by = node["scheme"], node["by"]
         if scheme not in _SCHEMES or len(by) != (2 if scheme == _SCHEMES[0] else 3):
             raise LyingError("a quantized tensor has an unknown scheme")
-        if scheme == _SCHEMES[0]:
-            quantizer: tuple[Any, ...] = (
-                torch.per_tensor_affine,
-                self.node(by[0], depth),
-                self.node(by[1], depth),
-            )
-        else:
-            scales, points = (self.bare_tensor(part, depth) for part in by[:2])
-            quantizer = (getattr(torch, scheme), scales, points, _natural(by[2]))
-        typed = torch.storage.TypedStorage(
-            wrap_storage=self._storages(key), dtype=DTYPES[dtype], _internal=True
-        )
-        made: torch.Tensor = torch._utils._rebuild_qtensor(
-            typed, offset, tuple(shape), tuple(stride), quantizer, False, OrderedDict()
-        )
-        return made
+        # torch's own rebuilder would warn of its typed storages.
+        try:
+            if scheme == _SCHEMES[0]:
+                scale, point = (self.node(part, depth) for part in by)
+                made = torch._empty_affine_quantized([0], scale=scale, zero_point=point, dtype=DTYPES[dtype])
+            else:
+                scales, points = (self.bare_tensor(part, depth) for part in by[:2])
+                if _natural(by[2]) >= len(shape) or not (len(scales) == len(points) == shape[by[2]]):
+                    raise LyingError("a quantized tensor has other scales than its axis")
+                made = torch._empty_per_channel_affine_quantized(
+                    shape, scales=scales, zero_points=points, axis=by[2], dtype=DTYPES[dtype]
+                )
+            return made.set_(self._storages(key), offset, shape, stride)
+        except RuntimeError as error:
+            raise LyingError(f"a quantized tensor contradicts itself ({error})") from error
 
     def ordered(self, node: dict[str, Any], depth: int) -> OrderedDict[Any, Any]:
         made: OrderedDict[Any, Any] = OrderedDict()
@@ -213,6 +215,14 @@ class _Builder:
         if made:
             self._objects.append(made)
         return made
+
+
+def _marked(tensor: torch.Tensor, marks: Sequence[Any]) -> torch.Tensor:
+    if "conj" in marks:
+        torch._C._set_conj(tensor, True)
+    if "neg" in marks:
+        torch._C._set_neg(tensor, True)
+    return tensor.requires_grad_() if "requires_grad" in marks else tensor
 
 
 def _number_of(node: Any) -> int:

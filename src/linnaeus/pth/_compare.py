@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from linnaeus.pth._archive import Archive, not_readable, open_archive
 from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._examine import Examination, examine
-from linnaeus.pth._leaves import Leaves, leaves, unused
+from linnaeus.pth._leaves import Leaves, leaves, unused, values_of
 from linnaeus.pth._load import load
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
         CheckpointInvalidError: One of them is no checkpoint, unsafe or damaged (see its subclasses).
     """
     first, second = _side(Path(a)), _side(Path(b))
-    about = _differing_values(leaves(first.found.about).values, leaves(second.found.about).values)
+    about = _differing_values(values_of(dict(first.found.about)), values_of(dict(second.found.about)))
     if _are_same(first, second):
         return Comparison(first.path, second.path, (), (), (), len(first.tensors), about, ())
-    of_a, of_b = leaves(load(first.path)), leaves(load(second.path))
+    of_a, of_b = (leaves(load(side.path), split_sparse=True) for side in (first, second))
     shared = [name for name in of_a.tensors if name in of_b.tensors]
     differing = [_difference(name, first, second, of_a, of_b) for name in shared]
     told = {difference.name for difference in about}

@@ -93,18 +93,25 @@ class Document:
     def keys(self) -> tuple[str, ...]:
         """Return the keys at the top of the object, when it is a dict."""
         kind = next(iter(self.tree), "") if isinstance(self.tree, dict) else "$none"
-        is_dict = kind in _PAIRS or not kind.startswith("$")
-        return tuple(str(key) for key, _ in _children(self.tree)) if is_dict else ()
+        if kind in _PAIRS:
+            return tuple(str(_key(key)) for key, _ in self.tree[kind])
+        return () if kind.startswith("$") else tuple(self.tree)
 
 
 def _numbered(root: Any) -> Iterator[tuple[str, int]]:
     """Yield the dotted path and the number of every tensor, each shared container once."""
     stack = [("", root)]
+    seen: set[int] = set()
     while stack:
         path, node = stack.pop()
         if isinstance(node, dict) and "$tensor" in node:
             yield path, node["$tensor"]
             continue
+        if isinstance(node, dict) and "$sparse" in node:  # spelled anew wherever it stands
+            first = node["parts"][0]["$tensor"]
+            if first in seen:
+                continue
+            seen.add(first)
         inside = [
             (path if key is None else f"{path}.{key}" if path else key, item) for key, item in _children(node)
         ]
@@ -125,7 +132,7 @@ def _children(node: Any) -> list[tuple[str | None, Any]]:
     if not kind.startswith("$"):
         return list(node.items())
     if kind in _PAIRS:
-        return [(str(_key(key)), item) for key, item in node[kind]]
+        return [(str(_key(key)), item) for key, item in node[kind]] + _children(node.get("attributes"))
     if kind in _SEQUENCES:
         return [(str(number), item) for number, item in enumerate(node[kind])]
     if kind == "$parameter":
@@ -141,7 +148,8 @@ def _key(node: Any) -> Any:
     """Return the value of a key that is spelled as a node."""
     if not isinstance(node, dict):
         return node
-    kind, spelled = next(iter(node.items()))
+    nothing: tuple[str, Any] = ("", None)
+    kind, spelled = next(iter(node.items()), nothing)
     if kind == "$tuple":
         return tuple(_key(item) for item in spelled)
     if kind == "$bytes":
@@ -158,8 +166,15 @@ def bits_of(value: float) -> str:
 
 
 def float_of_bits(digits: str) -> float:
-    """Return the float that `bits_of` spelled."""
-    value: float = struct.unpack(">d", bytes.fromhex(digits))[0]
+    """Return the float that `bits_of` spelled.
+
+    Raises:
+        ValueError: It spelled no such text.
+    """
+    data = bytes.fromhex(digits)
+    if len(data) != 8:
+        raise ValueError(f"{digits[:40]!r} spells no float")
+    value: float = struct.unpack(">d", data)[0]
     return value
 
 

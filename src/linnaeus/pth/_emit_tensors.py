@@ -35,10 +35,11 @@ def _write_parameter(e: Emitter, value: torch.nn.Parameter, path: str, depth: in
 def _write_tensor(e: Emitter, value: torch.Tensor, path: str, depth: int) -> None:
     if e.shared(value):
         return
-    _refuse_attributes(value, path)
+    if vars(value):
+        _refuse_attributes(value, path)
     start = len(e.tree)
     _write_tensor_itself(e, value, path)
-    e.begin_tensor(value, "".join(e.tree[start:]))
+    e.begin_tensor(value, e.tree[start] if len(e.tree) == start + 1 else "".join(e.tree[start:]))
 
 
 def _refuse_attributes(value: torch.Tensor, path: str) -> None:
@@ -76,27 +77,35 @@ def _write_strided(e: Emitter, value: torch.Tensor) -> None:
             integers(shape) + integers(stride),
             f"{list(shape)},{list(stride)}",
         )
-    lazy = value.is_conj() or value.is_neg()
-    form = e.forms.get((dtype, value.requires_grad)) if typed and value.is_cpu and not lazy else None
+    marks = marks_of(value)
+    form = e.forms.get((dtype, marks)) if typed and value.is_cpu else None
     if form is None:
-        _write_in_full(e, value, known, offset, extent[0], typed=typed)
+        _write_in_full(e, value, known, offset, extent[0], marks, typed=typed)
     else:
         count = op.integer(known.size_bytes // dtype.itemsize)
         number = op.text(str(known.key))
         e.out.append(
             form.head + number + form.middle + count + b"tQ" + op.integer(offset) + extent[0] + form.tail
         )
-    _describe(e, value, known.key, extent[1], offset)
+    _describe(e, dtype, known.key, extent[1], offset, marks)
 
 
 def _write_in_full(
-    e: Emitter, value: torch.Tensor, known: Storage, offset: int, extent: bytes, *, typed: bool
+    e: Emitter,
+    value: torch.Tensor,
+    known: Storage,
+    offset: int,
+    extent: bytes,
+    marks: tuple[str, ...],
+    *,
+    typed: bool,
 ) -> None:
     """Write a tensor with every name spelled out, and keep the form for the next of its kind."""
     name = str(value.dtype)[6:]
     rebuild = ("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")
     storage = ("torch", STORAGE_CLASSES[name]) if typed else ("torch.storage", "UntypedStorage")
-    flag = op.TRUE if value.requires_grad else op.FALSE
+    # Stock readers stumble over the third version with gradients; the description tells us all the same.
+    flag = op.TRUE if typed and "requires_grad" in marks else op.FALSE
     e.named(*rebuild)
     e.out.append(op.MARK)
     _write_storage_reference(e, known, storage, value.dtype.itemsize if typed else 1, value.device)
@@ -104,13 +113,13 @@ def _write_in_full(
     _write_no_hooks(e)
     if not typed:
         e.named("torch", name)
-    marks = [mark for mark in marks_of(value) if mark != "requires_grad"]
-    if marks:  # what torch will do to the elements when they are used
-        spelled = b"".join(op.text(mark) + op.TRUE for mark in marks)
+    lazy = [mark for mark in marks if mark != "requires_grad"]
+    if lazy:  # what torch will do to the elements when they are used
+        spelled = b"".join(op.text(mark) + op.TRUE for mark in lazy)
         e.out.append(op.EMPTY_DICT + op.MARK + spelled + op.SETITEMS)
     e.out.append(op.TUPLE + op.REDUCE)
-    if typed and value.is_cpu and not marks:
-        e.forms[value.dtype, value.requires_grad] = Form(
+    if typed and value.is_cpu and not lazy:
+        e.forms[value.dtype, marks] = Form(
             head=e.names[rebuild] + op.MARK + op.MARK + e.texts["storage"] + e.names[storage],
             middle=e.texts["cpu"],
             tail=flag + e.names["collections", "OrderedDict"] + b")R" + op.TUPLE + op.REDUCE,
@@ -146,20 +155,24 @@ def _write_meta(e: Emitter, value: torch.Tensor) -> None:
     e.named("torch", name)
     e.out.append(integers(shape) + integers(stride))
     e.out.append((op.TRUE if value.requires_grad else op.FALSE) + op.TUPLE + op.REDUCE)
-    _describe(e, value, None, f"{list(shape)},{list(stride)}", 0)
+    _describe(e, value.dtype, None, f"{list(shape)},{list(stride)}", 0, marks_of(value))
 
 
-def _describe(e: Emitter, value: torch.Tensor, key: int | None, extent: str, offset: int) -> None:
+def _describe(
+    e: Emitter, dtype: torch.dtype, key: int | None, extent: str, offset: int, marks: tuple[str, ...]
+) -> None:
     e.tree.append(f'{{"$tensor":{len(e.tensors)}}}')
     record = "null" if key is None else key
-    extra = "".join([f',"{mark}"' for mark in marks_of(value)])
-    e.tensors.append(f'[{record},"{_NAMES[value.dtype]}",{extent},{offset}{extra}]')
+    extra = "".join([f',"{mark}"' for mark in marks]) if marks else ""
+    e.tensors.append(f'[{record},"{_NAMES[dtype]}",{extent},{offset}{extra}]')
 
 
-def marks_of(value: torch.Tensor) -> list[str]:
+def marks_of(value: torch.Tensor) -> tuple[str, ...]:
     """Return what is special about a tensor beside its place."""
+    if not (value.requires_grad or value.is_conj() or value.is_neg()):
+        return ()
     flags = (("requires_grad", value.requires_grad), ("conj", value.is_conj()), ("neg", value.is_neg()))
-    return [name for name, is_set in flags if is_set]
+    return tuple(name for name, is_set in flags if is_set)
 
 
 def _write_sparse(e: Emitter, value: torch.Tensor, path: str) -> None:
@@ -191,7 +204,7 @@ def _write_quantized(e: Emitter, value: torch.Tensor, path: str) -> None:
     shape, stride, offset = tuple(value.shape), value.stride(), int(value.storage_offset())
     e.out.append(op.integer(offset) + integers(shape) + integers(stride) + op.MARK)
     e.tree.append('{"$quantized":')
-    _describe(e, value, known.key, f"{list(shape)},{list(stride)}", offset)
+    _describe(e, value.dtype, known.key, f"{list(shape)},{list(stride)}", offset, marks_of(value))
     e.named("torch", str(value.qscheme())[6:])
     e.tree.append(f',"scheme":"{str(value.qscheme())[6:]}","by":[')
     _write_quantizer(e, value, path)

@@ -114,12 +114,10 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
 
 def _described(path: Path, size_bytes: int, document: Document) -> Examination:
     try:
-        tensors = document.infos()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        tensors, keys = document.infos(), document.keys()
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise _untrue(path, error) from error
-    return Examination(
-        path, "linnaeus", size_bytes, tensors, document.keys(), document.about, document=document
-    )
+    return Examination(path, "linnaeus", size_bytes, tensors, keys, document.about, document=document)
 
 
 def _untrue(path: Path, error: object) -> CorruptCheckpointError:

@@ -124,6 +124,8 @@ def storage_type(class_name: str) -> tuple[str, int] | None:
 
 def item_bytes(dtype: str) -> int:
     """Return the bytes per element of a dtype by name, for example 2 for "bfloat16"."""
+    if dtype == "bits16":
+        return 2
     if dtype == "bool" or dtype.startswith(("float8", "bits", "float4")):
         return 1
     if dtype in _DTYPES.values() or dtype.startswith(("uint", "int", "complex", "qint", "quint")):

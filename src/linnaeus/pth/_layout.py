@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALIGNMENT = 64
 _LIMIT32 = 0xFFFFFFFF
@@ -33,8 +33,7 @@ _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR64 = struct.Struct("<4sIQI")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):  # made for each of many records, several times as fast as a frozen dataclass
     """One record's place.
 
     Attributes:
@@ -68,6 +67,12 @@ class Entry:
             return b""
         form = _DESCRIPTOR64 if self._is_large else _DESCRIPTOR
         return form.pack(b"PK\x07\x08", crc32, self.size_bytes, self.size_bytes)
+
+    @property
+    def extra_bytes(self) -> int:
+        """How long the zip64 part of the directory's entry is."""
+        sizes = 16 * (self.size_bytes >= _LIMIT32) + 8 * (self.header_offset >= _LIMIT32)
+        return sizes + _EXTRA.size if sizes else 0
 
     def central(self, crc32: int) -> bytes:
         """Return the entry of the central directory."""
@@ -110,17 +115,15 @@ def _place(name: str, size_bytes: int, position: int) -> Entry:
     encoded = name.encode()
     sizes = b""
     if size_bytes >= _LIMIT32:
-        sizes += struct.pack("<QQ", size_bytes, size_bytes)
+        sizes += struct.pack("<QQ", size_bytes, 0)  # the second is not known yet to torch's writer
     if position >= _LIMIT32:
         sizes += struct.pack("<Q", position)
     extra = _EXTRA.pack(1, len(sizes)) + sizes if sizes else b""
     start = position + _LOCAL.size + len(encoded) + len(extra) + _EXTRA.size
     padding = -start % ALIGNMENT
     extra += _EXTRA.pack(_PADDING_ID, padding) + b"Z" * padding
-    size32 = _LIMIT32 if size_bytes >= _LIMIT32 else 0
-    header = _LOCAL.pack(
-        b"PK\x03\x04", 0, _flags(size_bytes), 0, 0, 0, 0, size32, size32, len(encoded), len(extra)
-    )
+    # Zero, as in torch's own files: the sizes stand in the extra field or behind the payload.
+    header = _LOCAL.pack(b"PK\x03\x04", 0, _flags(size_bytes), 0, 0, 0, 0, 0, 0, len(encoded), len(extra))
     return Entry(name, size_bytes, position, start + padding, header + encoded + extra)
 
 
@@ -134,7 +137,7 @@ def directory(entries: Sequence[Entry], crc32s: Sequence[int]) -> bytes:
 def directory_bytes(entries: Sequence[Entry]) -> int:
     """Return how long `directory` will be, before any checksum is known."""
     start = entries[-1].end if entries else 0
-    central = sum(len(entry.central(0)) for entry in entries)
+    central = sum([_CENTRAL.size + len(entry.name.encode()) + entry.extra_bytes for entry in entries])
     return central + len(_end(len(entries), start, central))
 
 

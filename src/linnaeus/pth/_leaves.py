@@ -5,6 +5,7 @@ Named as a file's description names them.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,15 @@ class Leaves:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def leaves(obj: Any) -> Leaves:
+def leaves(obj: Any, *, split_sparse: bool = False) -> Leaves:
     """Return every tensor and plain value of a loaded object by its dotted name, in the object's order.
 
-    A container that stands in several places is listed at the first, sparse tensors by the dense parts that
-    they are stored as, and a name that is met again gets a prime for each time.
+    A container that stands in several places is listed at the first, and a name that is met again gets a
+    prime for each time.
+
+    Args:
+        obj: What `load` returned.
+        split_sparse: Give for a sparse tensor the dense ones that it is stored as, as descriptions do.
     """
     import torch
 
@@ -33,12 +38,20 @@ def leaves(obj: Any) -> Leaves:
     for name, value in _walk(obj):
         if not isinstance(value, torch.Tensor):
             found.values[unused(name, found.values)] = value
-        elif value.layout is torch.strided:
+        elif value.layout is torch.strided or not split_sparse:
             found.tensors[unused(name, found.tensors)] = value
         else:
             for number, part in enumerate(_parts(value)):
                 found.tensors[unused(f"{name}.sparse.{number}", found.tensors)] = part
     return found
+
+
+def values_of(tree: Any) -> dict[str, Any]:
+    """Return the values of a tree without tensors by dotted name."""
+    values: dict[str, Any] = {}
+    for name, value in _walk(tree):
+        values[unused(name, values)] = value
+    return values
 
 
 def unused(name: str, taken: dict[str, Any]) -> str:
@@ -64,7 +77,8 @@ def _walk(obj: Any) -> Iterator[tuple[str, Any]]:
 
 def _inside(node: Any) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
-        return list(node.items())
+        attributes = vars(node) if isinstance(node, OrderedDict) else {}
+        return [*node.items(), *attributes.items()]
     # Not the tuples of classes of their own, such as torch.Size.
     return list(enumerate(node)) if type(node) in (list, tuple) else []
 

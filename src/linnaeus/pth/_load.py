@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
 from linnaeus.pth._archive import not_readable
+from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._document import RECORD, Document
 from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._globals import STAND_INS
 from linnaeus.pth._outline import BAD_PICKLE
 from linnaeus.pth._stand_ins import REPLACEMENTS, without_stand_ins
+from linnaeus.pth._tail import read_document
 
 
 def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool = True) -> Any:
@@ -39,11 +42,26 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
         CorruptCheckpointError: The file is damaged.
         UnsupportedFormatError: The file is no checkpoint.
     """
+    document = _own_document(Path(path))
+    if document is not None and _is_native(document) and _is_plain_place(map_location):
+        return load_described(Path(path), document, map_location=map_location, mmap=mmap)
     found = examine(Path(path))
     found.require_safe()
-    if found.document is not None and _is_plain_place(map_location):
-        return load_described(found.path, found.document, map_location=map_location, mmap=mmap)
     return _load_pickled(found, map_location=map_location, mmap=mmap)
+
+
+def _own_document(path: Path) -> Document | None:
+    """Return the description of a file of our own; anything else is for `examine` to judge."""
+    try:
+        with path.open("rb", buffering=0) as file, collection_paused():
+            return read_document(path, file.fileno())
+    except OSError as error:
+        raise not_readable(path, error) from error
+
+
+def _is_native(document: Document) -> bool:
+    """Tell whether the bytes are in this machine's order; else torch is left to swap them."""
+    return document.written.get("byteorder") == sys.byteorder
 
 
 def _is_plain_place(map_location: Any) -> bool:
@@ -81,7 +99,8 @@ def load_described(path: Path, document: Document, *, map_location: Any, mmap: b
 
     try:
         source = mapped_storages if mmap else read_storages
-        return build(document.tree, document.tensors, source(path, document.storages, map_location))
+        with collection_paused():
+            return build(document.tree, document.tensors, source(path, document.storages, map_location))
     except LyingError as error:
         raise CorruptCheckpointError(
             path=str(path), problem=f"its description can't be true ({error})", record=RECORD

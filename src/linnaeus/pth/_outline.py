@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -61,10 +62,18 @@ class Outline:
                 seen.add(id(node))  # a list may hold itself, and sharing may multiply without end
                 if depth > MAX_DEPTH:  # the paths would grow with the square of the depth
                     raise pickle.UnpicklingError("its containers are nested too deeply")
-                # Not node.items(): a pickle may set an attribute of that name.
-                items = dict.items(node) if isinstance(node, dict) else enumerate(node)
-                children = [(f"{path}.{key}" if path else str(key), item, depth + 1) for key, item in items]
+                children = [
+                    (f"{path}.{key}" if path else str(key), item, depth + 1) for key, item in _inside(node)
+                ]
                 stack.extend(reversed(children))
+
+
+def _inside(node: Any) -> list[tuple[Any, Any]]:
+    if not isinstance(node, dict):
+        return list(enumerate(node))
+    # Not node.items(): a pickle may set an attribute of that name.
+    attributes = vars(node).items() if isinstance(node, OrderedDict) else ()
+    return [*dict.items(node), *attributes]
 
 
 class _OutlineUnpickler(pickle.Unpickler):

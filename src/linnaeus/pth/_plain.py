@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 _MAX_DEPTH = 200
-_PLAIN = (str, bytes, bool, int, float, complex)
+_PLAIN: tuple[type[Any], ...] = (str, bytes, bool, int, float, complex)
 _AS_THEY_ARE = (type(None), torch.Size, torch.dtype, torch.device)
 # They have attributes, which are not what they are.
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, partial)
@@ -31,8 +31,8 @@ class NotPlainError(Exception):
 def plain(obj: Any) -> Any:
     """Return an object of tensors and plain values that says the same; what was shared still is.
 
-    Modules become their state dicts, enumerations their values, paths and times texts, other objects dicts of
-    their attributes.
+    Modules, optimizers and the like become their state dicts, enumerations their values, paths and times
+    texts, other objects dicts of their attributes.
 
     Raises:
         NotPlainError: Something has no plain form; its dotted place is named.
@@ -61,10 +61,10 @@ class _Plain:
     def _make(self, value: Any, path: str, depth: int) -> Any:
         if isinstance(value, torch.Tensor):
             return _tensor(value)
-        if isinstance(value, torch.nn.Module):
-            return self.of(value.state_dict(), path, depth + 1)
         if isinstance(value, dict):
             return self._mapping(value, path, depth)
+        if callable(getattr(value, "state_dict", None)) and not isinstance(value, type):
+            return self.of(value.state_dict(), path, depth + 1)
         if isinstance(value, (list, tuple, deque, Set)) and not hasattr(value, "_asdict"):
             items = [self.of(item, _joined(path, n), depth + 1) for n, item in enumerate(value)]
             return _sequence_type(value)(items)

@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import InsufficientSpaceError, SaveError
 from linnaeus.files import Recycled, commit, is_out_of_space, remove_file, require_space, temporary_name
+from linnaeus.pth._collection import collection_paused
+
+if TYPE_CHECKING:
+    from linnaeus.pth._archiver import Parts
 
 
 def save(
@@ -42,32 +46,39 @@ def save(
         SaveError: `obj` holds something else (its place in `obj` is named), or the system refused.
         InsufficientSpaceError: There is no room for it.
     """
+    final = Path(path)
+    temporary = recycled.path if recycled else temporary_name(final)
+    size_bytes = 0
+    try:
+        with collection_paused():
+            parts = _taken_apart(obj, about or {}, final)
+            size_bytes = parts.size_bytes
+            if recycled is None:
+                require_space(final, size_bytes)
+            parts.write(temporary)
+        commit(temporary, final, durable=durable)
+    except OSError as error:
+        raise _failure(error, final, size_bytes) from error
+    finally:
+        remove_file(temporary)
+
+
+def _taken_apart(obj: Any, about: Mapping[str, Any], final: Path) -> Parts:
     from linnaeus.pth._archiver import archive  # here, so that describing and resolving stay free of torch
     from linnaeus.pth._emit import RefusedError
 
-    final = Path(path)
     try:
-        parts = archive(obj, about or {})
+        return archive(obj, about)
     except RefusedError as error:
         raise SaveError(
             path=str(final),
             problem=f"{error}, which a safe checkpoint can't hold",
             advice="Store plain values in its place.",
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SaveError(
             path=str(final), problem=f"what it shall say of itself is not JSON ({error})"
         ) from error
-    temporary = recycled.path if recycled else temporary_name(final)
-    try:
-        if recycled is None:
-            require_space(final, parts.size_bytes)
-        parts.write(temporary)
-        commit(temporary, final, durable=durable)
-    except OSError as error:
-        raise _failure(error, final, parts.size_bytes) from error
-    finally:
-        remove_file(temporary)
 
 
 def _failure(error: OSError, final: Path, size_bytes: int) -> SaveError:

@@ -173,6 +173,10 @@ def _no_set(*_: Any) -> tuple[()]:
     return ()  # tensors in a set have no name
 
 
+def _device(kind: Any, index: Any = None) -> str:
+    return str(kind)[:40] if index is None else f"{str(kind)[:40]}:{str(index)[:40]}"
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _text_to_bytes,
     "builtins.bytearray": _no_bytes,
@@ -186,6 +190,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch.device": _device,
     "torch.nn.parameter.Parameter": _parameter,
 }
 
@@ -195,7 +200,6 @@ _TYPES: dict[str, Any] = {
     "collections.Counter": OrderedDict,
     "collections.OrderedDict": OrderedDict,
     "torch.Size": tuple,
-    "torch.device": str,
 }
 
 

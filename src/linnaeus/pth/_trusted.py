@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -35,7 +36,7 @@ def rewrite_trusted(
 
     Call it only for files whose origin is trusted: the code may do whatever this user may. It runs in a
     process of its own, started anew, in which modules of the current directory can be imported.
-    Objects that are no tensors and plain values become dicts of their attributes, modules their state dicts.
+    Modules, optimizers and the like become their state dicts, other objects dicts of their attributes.
 
     Args:
         source: The unsafe file.
@@ -49,7 +50,7 @@ def rewrite_trusted(
     source, target = Path(source), Path(target)
     temporary = temporary_name(target)
     try:
-        _run_child(source, temporary, dict(about or {}))
+        _run_child(source, temporary, target, dict(about or {}))
         require_valid(temporary)
         commit(temporary, target)
     except OSError as error:
@@ -60,15 +61,15 @@ def rewrite_trusted(
         remove_file(temporary)
 
 
-def _run_child(source: Path, target: Path, about: dict[str, Any]) -> None:
-    """Start the child, wait for it, and raise what it tells.
+def _run_child(source: Path, temporary: Path, target: Path, about: dict[str, Any]) -> None:
+    """Start the child, wait for it, and raise what it tells, of `target` where it tells of `temporary`.
 
     Raises:
         LinnaeusError: The file was not written.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(str(source), str(target), about, sender))
+    child = context.Process(target=_child, args=(str(source), str(temporary), about, sender))
     try:
         child.start()
         sender.close()  # so that the child's end is seen here
@@ -84,7 +85,7 @@ def _run_child(source: Path, target: Path, about: dict[str, Any]) -> None:
             path=str(source), problem=f"the process that unpickled it ended with status {child.exitcode}"
         )
     if answer:
-        raise _told(source, answer)
+        raise _told(source, answer, {str(temporary): str(target)})
 
 
 def _received(receiver: Connection) -> dict[str, Any] | None:
@@ -96,13 +97,16 @@ def _received(receiver: Connection) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _told(source: Path, answer: dict[str, Any]) -> LinnaeusError:
+def _told(source: Path, answer: dict[str, Any], names: Mapping[str, str]) -> LinnaeusError:
     fields = answer.get("fields")
-    error = error_named(str(answer.get("error")), fields) if isinstance(fields, dict) else None
+    error = None
+    if isinstance(fields, dict) and isinstance(path := fields.get("path"), str):
+        error = error_named(str(answer.get("error")), fields | {"path": names.get(path, path)})
     return error or CheckpointInvalidError(path=str(source), problem="the process that unpickled it failed")
 
 
 def _child(source: str, target: str, about: dict[str, Any], sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt is the parent's to tell
     os.dup2(2, 1)  # the code may print; standard output belongs to results
     sys.path.append(str(Path.cwd()))  # last, so that nothing there takes the place of an installed module
     try:
@@ -120,7 +124,7 @@ def _rewrite(source: Path, target: Path, about: dict[str, Any]) -> None:
     try:
         obj = plain(_unpickled(source))
     except NotPlainError as error:
-        raise SaveError(path=str(source), problem=str(error)) from error
+        raise SaveError(path=str(target), problem=str(error)) from error
     save(obj, target, about=about)
 
 
@@ -129,7 +133,7 @@ def _unpickled(source: Path) -> Any:
 
     try:
         # The one unsafe load: its user asked for it by name, and this process exists for nothing else.
-        return torch.load(source, map_location="cpu", weights_only=False)  # noqa: S614
+        return torch.load(source, map_location="cpu", weights_only=False)
     except OSError as error:
         raise not_readable(source, error) from error
     except (*BAD_PICKLE, RuntimeError) as error:

@@ -69,17 +69,17 @@ class _Writer:
 
     def record(self, entry: Entry, content: Content) -> int:
         """Write one record and return its CRC-32."""
-        self.gather(entry.header_offset, entry.header)
         if isinstance(content, bytes):
-            crc32 = zlib_ng.crc32(content)
-            self.gather(entry.offset, content)
+            small: Any = content
         elif content.size_bytes <= PIECE_BYTES and content.source.device.type == "cpu":
-            memory = memory_of(content.source)
-            crc32 = zlib_ng.crc32(memory)
-            self.gather(entry.offset, memory)
+            small = memory_of(content.source)
         else:
+            self.gather(entry.header_offset, entry.header)
             crc32 = self._large(entry, content.source)
-        self.gather(entry.offset + entry.size_bytes, entry.descriptor(crc32))
+            self.gather(entry.offset + entry.size_bytes, entry.descriptor(crc32))
+            return crc32
+        crc32 = zlib_ng.crc32(small)
+        self.gather(entry.header_offset, entry.header, small, entry.descriptor(crc32))
         return crc32
 
     def _large(self, entry: Entry, source: torch.UntypedStorage) -> int:
@@ -91,12 +91,12 @@ class _Writer:
             position += len(piece)
         return crc32
 
-    def gather(self, offset: int, part: Any) -> None:
+    def gather(self, offset: int, *parts: Any) -> None:
         """Add bytes that belong at `offset`, which must be where the last ones ended."""
         if not self._parts:
             self._start = offset
-        self._parts.append(part)
-        self._size_bytes += len(part)
+        self._parts += parts
+        self._size_bytes += sum(map(len, parts))
         if len(self._parts) >= _GATHERED or self._size_bytes >= _GATHERED_BYTES:
             self.flush()
 

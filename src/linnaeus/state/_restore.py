@@ -160,9 +160,23 @@ def _undo(part: Any) -> Callable[[], None]:
 
 
 def _load(part: Any, state: Any) -> None:
+    if isinstance(part, torch.nn.Module):
+        part.load_state_dict(state)  # copies into the tensors that are there
+        return
+    # Others keep the tensors that they are given, which may lie in a mapped file: then each page would be
+    # read when a step first touches it.
+    state = _in_memory(state)
     part.load_state_dict(state)
     if is_optimizer(part):
         _keep_dtypes(part, state)
+
+
+def _in_memory(node: Any) -> Any:
+    if isinstance(node, torch.Tensor):
+        return node.clone() if node.device.type == "cpu" else node
+    if type(node) is dict:
+        return {key: _in_memory(value) for key, value in node.items()}
+    return [_in_memory(item) for item in node] if type(node) is list else node
 
 
 def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:

@@ -458,3 +458,15 @@ def test_reports_and_descriptions_are_plain_json(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     bad = json.loads(json.dumps(linnaeus.verify(path).to_plain()))
     assert (bad["ok"], "damaged" in bad["problem"]) == (False, True)
+
+
+def test_tensors_in_an_attribute_of_an_ordered_dict_are_listed_where_they_stand(tmp_path: Path) -> None:
+    """What is first met in an attribute has its name there, in the description and in the pickle alike."""
+    shared = [torch.ones(1)]
+    ordered: Any = OrderedDict(a=torch.zeros(1))
+    ordered._metadata = {"x": shared}
+    linnaeus.save([ordered, shared], tmp_path / "a.pth")
+    assert linnaeus.verify(tmp_path / "a.pth").ok
+    assert [info.name for info in linnaeus.describe(tmp_path / "a.pth").tensors] == ["0.a", "0._metadata.x.0"]
+    loaded = linnaeus.load(tmp_path / "a.pth")
+    assert loaded[0]._metadata["x"] is loaded[1]

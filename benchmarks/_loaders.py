@@ -1,0 +1,47 @@
+"""The ways to get from a file to a model, by name, so that a child process can be told which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import linnaeus
+from benchmarks._states import WIDTHS, ConvNeXt, Training
+
+
+def built_by_torch(path: Path, size: str) -> nn.Module:
+    """Build with random weights, read the checkpoint, copy."""
+    model = ConvNeXt(WIDTHS[size])
+    model.load_state_dict(torch.load(path)["model"])
+    return model
+
+
+def built_by_linnaeus(path: Path, size: str) -> nn.Module:
+    """Build without weights, map the checkpoint, assign."""
+    with torch.device("meta"):
+        model = ConvNeXt(WIDTHS[size])
+    model.load_state_dict(linnaeus.load(path)["model"], assign=True)
+    return model
+
+
+def read_once(model: nn.Module) -> nn.Module:
+    """Read every weight, as the first forward pass does."""
+    for parameter in model.parameters():
+        parameter.detach().sum()
+    return model
+
+
+INFERENCE: dict[str, Callable[[Path, str], nn.Module]] = {
+    "build + torch.load + load_state_dict": built_by_torch,
+    "linnaeus, mapped and assigned": built_by_linnaeus,
+    "torch, every weight read once": lambda path, size: read_once(built_by_torch(path, size)),
+    "linnaeus, every weight read once": lambda path, size: read_once(built_by_linnaeus(path, size)),
+}
+
+FILLING: dict[str, Callable[[Path, Training], None]] = {
+    "torch.load + load_state_dict": lambda path, run: run.load(torch.load(path)),
+    "linnaeus.load + load_state_dict": lambda path, run: run.load(linnaeus.load(path, mmap=False)),
+}

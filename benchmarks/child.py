@@ -1,0 +1,64 @@
+"""One way of loading in a process of its own; prints by how much it raised the peak of memory.
+
+The kernel's own high-water mark is set back right before, and read right after, through `/proc`.
+`resource.ru_maxrss` would not do: a process inherits its parent's peak there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import linnaeus
+from benchmarks._loaders import FILLING, INFERENCE
+from benchmarks._states import training
+
+_WARM_UP = "10 MB"
+
+
+def main(kind: str, name: str, path: Path, size: str) -> None:
+    """Do it once on something small, so that all is imported, and then measure."""
+    load = _inference if kind == "inference" else _filling
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        small = Path(directory) / "small.pth"
+        linnaeus.save(training(_WARM_UP).state(), small)
+        load(name, small, _WARM_UP)
+    extra_bytes = load(name, path, size)
+    json.dump({"extra_bytes": extra_bytes}, sys.stdout)
+
+
+def _inference(name: str, path: Path, size: str) -> int:
+    before = _start()
+    model = INFERENCE[name](path, size)
+    extra_bytes = _peak() - before
+    del model
+    return extra_bytes
+
+
+def _filling(name: str, path: Path, size: str) -> int:
+    run = training(size)
+    before = _start()
+    FILLING[name](path, run)
+    return _peak() - before
+
+
+def _start() -> int:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the warm-up left would hide what comes
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _peak()
+
+
+def _peak() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this kernel does not tell the peak of a process's memory")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4])
