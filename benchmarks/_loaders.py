@@ -10,6 +10,8 @@ from torch import nn
 
 import linnaeus
 from benchmarks._states import WIDTHS, ConvNeXt, Training
+from linnaeus.pth import mapped_file
+from linnaeus.state import RunParts, restore
 
 
 def built_by_torch(path: Path, size: str) -> nn.Module:
@@ -41,7 +43,16 @@ INFERENCE: dict[str, Callable[[Path, str], nn.Module]] = {
     "linnaeus, every weight read once": lambda path, size: read_once(built_by_linnaeus(path, size)),
 }
 
+
+def filled_by_linnaeus(path: Path, run: Training) -> None:
+    """Do what `CheckpointManager.resume` does once it has chosen a checkpoint."""
+    parts = RunParts(model=run.model, optimizer=run.optimizer)
+    with mapped_file(path) as source:
+        restore(parts, source.content, str(path), complete=False, source=source)
+
+
 FILLING: dict[str, Callable[[Path, Training], None]] = {
     "torch.load + load_state_dict": lambda path, run: run.load(torch.load(path)),
+    "linnaeus, as a run resumes": filled_by_linnaeus,
     "linnaeus.load + load_state_dict": lambda path, run: run.load(linnaeus.load(path, mmap=False)),
 }

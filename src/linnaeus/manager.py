@@ -128,11 +128,17 @@ class CheckpointManager:
         return self.progress
 
     def _restore(self, choice: Choice) -> None:
-        saved = pth.load(choice.path)
-        saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
-        missing = restore(
-            self._parts, saved, str(choice.path), complete="progress" in saved, skip=_left_alone(self._cfg)
-        )
+        with pth.mapped_file(choice.path) as source:
+            saved = source.content
+            saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
+            missing = restore(
+                self._parts,
+                saved,
+                str(choice.path),
+                complete="progress" in saved,
+                skip=_left_alone(self._cfg),
+                source=source,
+            )
         self.progress = Progress.from_checkpoint(saved, choice.path)
         self.lineage = dict(choice.checkpoint.lineage)
         if choice.path.parent != self.directory:

@@ -7,6 +7,7 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
+from linnaeus.pth._fill import MappedFile, mapped_file
 from linnaeus.pth._finite import not_finite
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
@@ -18,6 +19,7 @@ __all__ = [
     "Comparison",
     "Description",
     "Leaves",
+    "MappedFile",
     "TensorDifference",
     "TensorInfo",
     "ValueDifference",
@@ -26,6 +28,7 @@ __all__ = [
     "describe",
     "leaves",
     "load",
+    "mapped_file",
     "not_finite",
     "require_valid",
     "rewrite_trusted",

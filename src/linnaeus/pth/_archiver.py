@@ -19,15 +19,11 @@ PREFIX = "archive/"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All records of a file and their places."""
+    """All records of a file and their places; `size_bytes` is that of the whole file."""
 
     entries: Sequence[Entry]
     contents: Sequence[Content]
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the whole file."""
-        return self.entries[-1].end + directory_bytes(self.entries)
+    size_bytes: int
 
     def write(self, path: Path) -> None:
         """Write the file; an existing one is written over.
@@ -37,7 +33,7 @@ class Parts:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            write_archive(descriptor, self.entries, self.contents)
+            write_archive(descriptor, self.entries, self.contents, self.size_bytes)
         finally:
             os.close(descriptor)
 
@@ -64,7 +60,8 @@ def archive(obj: Any, about: Mapping[str, Any]) -> Parts:
     data = entries[len(before) : len(before) + len(sizes)]
     document = compose(emission, [(entry.offset, entry.size_bytes) for entry in data], about)
     append(entries, PREFIX + RECORD, len(document))
-    return Parts(entries, [content for _, content in records] + [document])
+    contents = [content for _, content in records] + [document]
+    return Parts(entries, contents, entries[-1].end + directory_bytes(entries))
 
 
 def _size(content: Content) -> int:

@@ -230,8 +230,7 @@ def parse(path: Path, data: bytes, end: int) -> Document:
             raise _newer(path, found)
         storages = _checked_storages(document.pop("storages"), end)
         tensors, tree, about = document.pop("tensors"), document.pop("tree"), document.pop("about")
-        for entry in tensors:
-            _check_tensor(entry, storages)
+        _check_tensors(tensors, storages)
         if not isinstance(about, dict):
             raise ValueError("about is no mapping")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -266,19 +265,34 @@ def _checked_storages(entries: Any, end: int) -> list[tuple[int, int]]:
     return places
 
 
-def _check_tensor(entry: Any, storages: Sequence[tuple[int, int]]) -> None:
-    key, dtype, shape, stride, offset, *_ = entry
-    if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in (*shape, *stride, offset)):
+def _check_tensors(entries: Sequence[Any], storages: Sequence[tuple[int, int]]) -> None:
+    # Most tensors of a model have one of few shapes.
+    reaches: dict[Any, tuple[int, int]] = {}
+    for key, dtype, shape, stride, offset, *_ in entries:
+        if {*map(type, shape), *map(type, stride), type(offset)} != _INTEGERS or offset < 0:
+            raise ValueError("a tensor's shape, stride or offset is none")
+        form = dtype, *shape, None, *stride
+        known = reaches.get(form)
+        if known is None:
+            known = reaches[form] = _reach(dtype, shape, stride)
+        width, reach = known
+        if key is None:
+            continue
+        if type(key) is not int or not 0 <= key < len(storages):
+            raise ValueError(f"a tensor lies in storage {str(key)[:20]}, which is not there")
+        if reach and (reach + offset) * width > storages[key][1]:
+            raise ValueError(f"a tensor reaches outside storage {key}")
+
+
+_INTEGERS = {int}
+
+
+def _reach(dtype: Any, shape: Sequence[int], stride: Sequence[int]) -> tuple[int, int]:
+    """Return the bytes of an element, and how many elements a tensor reaches from its first."""
+    if len(shape) != len(stride) or min((*shape, *stride, 0)) < 0:
         raise ValueError("a tensor's shape, stride or offset is none")
     if not is_dtype(dtype):
         raise ValueError(f"a tensor is of the unknown type {str(dtype)[:40]!r}")
-    width = item_bytes(dtype)
-    if key is None:
-        return
-    if type(key) is not int or not 0 <= key < len(storages):
-        raise ValueError(f"a tensor lies in storage {str(key)[:20]}, which is not there")
-    reach = (
-        0 if 0 in shape else 1 + offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    )
-    if reach * width > storages[key][1]:
-        raise ValueError(f"a tensor reaches outside storage {key}")
+    if 0 in shape:
+        return item_bytes(dtype), 0
+    return item_bytes(dtype), 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))

@@ -28,6 +28,7 @@ class Storage(NamedTuple):  # made for each of many tensors, twice as fast as a 
     key: int
     size_bytes: int
     source: torch.UntypedStorage
+    on_cpu: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ class Form:
     head: bytes
     middle: bytes
     tail: bytes
+
+
+class Whole(NamedTuple):
+    """The opcodes around its key, and the description, of a CPU tensor that is all of its storage."""
+
+    size_bytes: int
+    head: bytes
+    tail: bytes
+    described: str
 
 
 Writer = Callable[["Emitter", Any, str, int], None]
@@ -85,6 +95,7 @@ class Emitter:
     dtypes: dict[int, torch.dtype] = field(default_factory=dict)
     forms: dict[tuple[torch.dtype, tuple[str, ...]], Form] = field(default_factory=dict)
     extents: dict[tuple[Any, Any], tuple[bytes, str]] = field(default_factory=dict)
+    wholes: dict[tuple[torch.dtype, torch.Size, tuple[int, ...]], Whole] = field(default_factory=dict)
     memo_size: int = 0
 
     def remember(self) -> int:
@@ -210,11 +221,11 @@ def _write_plain_items(e: Emitter, value: dict[str, Any], path: str, depth: int)
     e.tree.append("{")
     if value:
         e.out.append(op.MARK)
-        separator = ""
+        separator, within = "", f"{path}." if path else ""
         for key, item in value.items():
             e.tree.append(f"{separator}{quoted(key)}:")
             e.spell(key)
-            e.node(item, f"{path}.{key}" if path else key, depth + 1)
+            e.node(item, within + key, depth + 1)
             separator = ","
         e.out.append(op.SETITEMS)
     e.tree.append("}")

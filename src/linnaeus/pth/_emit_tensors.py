@@ -12,7 +12,18 @@ from typing import Any
 import torch
 
 from linnaeus.pth import _opcodes as op
-from linnaeus.pth._emit import WRITERS, Emission, Emitter, Form, RefusedError, Storage, Writer, integers, join
+from linnaeus.pth._emit import (
+    WRITERS,
+    Emission,
+    Emitter,
+    Form,
+    RefusedError,
+    Storage,
+    Whole,
+    Writer,
+    integers,
+    join,
+)
 from linnaeus.pth._globals import STORAGE_CLASSES
 
 
@@ -33,13 +44,40 @@ def _write_parameter(e: Emitter, value: torch.nn.Parameter, path: str, depth: in
 
 
 def _write_tensor(e: Emitter, value: torch.Tensor, path: str, depth: int) -> None:
-    if e.shared(value):
+    if id(value) in e.seen:
+        e.shared(value)
         return
     if vars(value):
         _refuse_attributes(value, path)
+    if _write_whole(e, value):
+        return
     start = len(e.tree)
     _write_tensor_itself(e, value, path)
     e.begin_tensor(value, e.tree[start] if len(e.tree) == start + 1 else "".join(e.tree[start:]))
+
+
+def _write_whole(e: Emitter, value: torch.Tensor) -> bool:
+    """Write one more tensor like one before, each all of a storage of its own; tell whether it is such.
+
+    Most tensors of most checkpoints are, and with many small ones this is what saving costs.
+    """
+    if value.layout is not torch.strided or value.is_nested or value.requires_grad:
+        return False
+    kind = e.wholes.get((value.dtype, value.shape, value.stride()))
+    if kind is None or not value.is_cpu or value.is_conj() or value.is_neg() or value.storage_offset():
+        return False
+    storage = value.untyped_storage()
+    if storage.nbytes() != kind.size_bytes or storage._cdata in e.storages:
+        return False
+    key, number = len(e.storages), len(e.tensors)
+    e.storages[storage._cdata] = Storage(key, kind.size_bytes, storage, True)
+    e.dtypes[key] = value.dtype
+    e.out.append(b"%bX%b\0\0\0%b%b" % (kind.head, b"%c" % len(str(key)), b"%d" % key, kind.tail))
+    e.tensors.append(f"[{key}{kind.described}")
+    node = f'{{"$tensor":{number}}}'
+    e.tree.append(node)
+    e.seen[id(value)] = (len(e.out) - 1, node, value)
+    return True
 
 
 def _refuse_attributes(value: torch.Tensor, path: str) -> None:
@@ -84,9 +122,12 @@ def _write_strided(e: Emitter, value: torch.Tensor) -> None:
     else:
         count = op.integer(known.size_bytes // dtype.itemsize)
         number = op.text(str(known.key))
-        e.out.append(
-            form.head + number + form.middle + count + b"tQ" + op.integer(offset) + extent[0] + form.tail
-        )
+        tail = form.middle + count + b"tQ" + op.integer(offset) + extent[0] + form.tail
+        e.out.append(form.head + number + tail)
+        if not marks and not offset and known.size_bytes == value.nbytes:
+            e.wholes[dtype, shape, stride] = Whole(
+                known.size_bytes, form.head, tail, f',"{_NAMES[dtype]}",{extent[1]},0]'
+            )
     _describe(e, dtype, known.key, extent[1], offset, marks)
 
 
@@ -130,7 +171,7 @@ def _storage_of(e: Emitter, value: torch.Tensor) -> Storage:
     storage = value.untyped_storage()
     known = e.storages.get(storage._cdata)
     if known is None:
-        known = Storage(len(e.storages), storage.nbytes(), storage)
+        known = Storage(len(e.storages), storage.nbytes(), storage, value.is_cpu)
         e.storages[storage._cdata] = known
         e.dtypes[known.key] = value.dtype
     return known

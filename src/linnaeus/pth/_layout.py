@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 ALIGNMENT = 64
@@ -41,6 +42,7 @@ class Entry(NamedTuple):  # made for each of many records, several times as fast
         size_bytes: Of its payload.
         header_offset: Where its local header begins.
         offset: Where its payload begins; a multiple of 64.
+        end: Where the next record's header begins.
         header: The local header, from `header_offset` up to `offset`.
     """
 
@@ -48,24 +50,14 @@ class Entry(NamedTuple):  # made for each of many records, several times as fast
     size_bytes: int
     header_offset: int
     offset: int
+    end: int
     header: bytes
-
-    @property
-    def _is_large(self) -> bool:
-        return self.size_bytes >= _LIMIT32 or self.header_offset >= _LIMIT32
-
-    @property
-    def end(self) -> int:
-        """Where the next record's header begins."""
-        if not self.size_bytes:
-            return self.offset
-        return self.offset + self.size_bytes + (_DESCRIPTOR64 if self._is_large else _DESCRIPTOR).size
 
     def descriptor(self, crc32: int) -> bytes:
         """Return what follows the payload."""
         if not self.size_bytes:
             return b""
-        form = _DESCRIPTOR64 if self._is_large else _DESCRIPTOR
+        form = _DESCRIPTOR if self.end <= _LIMIT32 else _descriptor_form(self.size_bytes, self.header_offset)
         return form.pack(b"PK\x07\x08", crc32, self.size_bytes, self.size_bytes)
 
     @property
@@ -76,28 +68,41 @@ class Entry(NamedTuple):  # made for each of many records, several times as fast
 
     def central(self, crc32: int) -> bytes:
         """Return the entry of the central directory."""
-        large = self.size_bytes >= _LIMIT32
-        far = self.header_offset >= _LIMIT32
-        extra = struct.pack("<QQ", self.size_bytes, self.size_bytes) if large else b""
-        extra += struct.pack("<Q", self.header_offset) if far else b""
-        extra = _EXTRA.pack(1, len(extra)) + extra if extra else b""
-        size = min(self.size_bytes, _LIMIT32)
         name = self.name.encode()
+        if self.end <= _LIMIT32:
+            extra, size, header_offset = b"", self.size_bytes, self.header_offset
+        else:
+            extra, size, header_offset = _far(self.size_bytes, self.header_offset)
         return (
             _CENTRAL.pack(
-                b"PK\x01\x02", 0, 0, _flags(self.size_bytes), 0, 0, 0, crc32, size, size,
-                len(name), len(extra), 0, 0, 0, 0, min(self.header_offset, _LIMIT32),
+                b"PK\x01\x02", 0, 0, _flags(size), 0, 0, 0, crc32, size, size,
+                len(name), len(extra), 0, 0, 0, 0, header_offset,
             )
             + name
             + extra
         )  # fmt: skip
 
 
+def _descriptor_form(size_bytes: int, header_offset: int) -> struct.Struct:
+    return _DESCRIPTOR64 if size_bytes >= _LIMIT32 or header_offset >= _LIMIT32 else _DESCRIPTOR
+
+
+def _far(size_bytes: int, header_offset: int) -> tuple[bytes, int, int]:
+    """Return what the directory says of a record where 32 bits may not suffice: zip64 part, size, offset."""
+    extra = struct.pack("<QQ", size_bytes, size_bytes) if size_bytes >= _LIMIT32 else b""
+    extra += struct.pack("<Q", header_offset) if header_offset >= _LIMIT32 else b""
+    extra = _EXTRA.pack(1, len(extra)) + extra if extra else b""
+    return extra, min(size_bytes, _LIMIT32), min(header_offset, _LIMIT32)
+
+
 def place(names_and_sizes: Iterable[tuple[str, int]]) -> list[Entry]:
     """Return the place of each record, in the order given."""
     entries: list[Entry] = []
+    position = 0
     for name, size_bytes in names_and_sizes:
-        append(entries, name, size_bytes)
+        entry = _place(name, size_bytes, position)
+        entries.append(entry)
+        position = entry.end
     return entries
 
 
@@ -118,13 +123,24 @@ def _place(name: str, size_bytes: int, position: int) -> Entry:
         sizes += struct.pack("<QQ", size_bytes, 0)  # the second is not known yet to torch's writer
     if position >= _LIMIT32:
         sizes += struct.pack("<Q", position)
-    extra = _EXTRA.pack(1, len(sizes)) + sizes if sizes else b""
-    start = position + _LOCAL.size + len(encoded) + len(extra) + _EXTRA.size
+    zip64 = _EXTRA.pack(1, len(sizes)) + sizes if sizes else b""
+    start = position + _LOCAL.size + len(encoded) + len(zip64) + _EXTRA.size
     padding = -start % ALIGNMENT
-    extra += _EXTRA.pack(_PADDING_ID, padding) + b"Z" * padding
+    offset = start + padding
+    head, tail = _around_name(len(encoded), len(zip64), padding, _flags(size_bytes))
+    end = offset
+    if size_bytes:
+        end += size_bytes + _descriptor_form(size_bytes, position).size
+    return Entry(name, size_bytes, position, offset, end, b"".join((head, encoded, zip64, tail)))
+
+
+@lru_cache(maxsize=4096)
+def _around_name(name_bytes: int, zip64_bytes: int, padding: int, flags: int) -> tuple[bytes, bytes]:
+    """Return what a local header has before the name and behind the zip64 part."""
+    extra_bytes = zip64_bytes + _EXTRA.size + padding
     # Zero, as in torch's own files: the sizes stand in the extra field or behind the payload.
-    header = _LOCAL.pack(b"PK\x03\x04", 0, _flags(size_bytes), 0, 0, 0, 0, 0, 0, len(encoded), len(extra))
-    return Entry(name, size_bytes, position, start + padding, header + encoded + extra)
+    head = _LOCAL.pack(b"PK\x03\x04", 0, flags, 0, 0, 0, 0, 0, 0, name_bytes, extra_bytes)
+    return head, _EXTRA.pack(_PADDING_ID, padding) + b"Z" * padding
 
 
 def directory(entries: Sequence[Entry], crc32s: Sequence[int]) -> bytes:
@@ -137,7 +153,14 @@ def directory(entries: Sequence[Entry], crc32s: Sequence[int]) -> bytes:
 def directory_bytes(entries: Sequence[Entry]) -> int:
     """Return how long `directory` will be, before any checksum is known."""
     start = entries[-1].end if entries else 0
-    central = sum([_CENTRAL.size + len(entry.name.encode()) + entry.extra_bytes for entry in entries])
+    central = sum(
+        [
+            _CENTRAL.size
+            + len(entry.name.encode())
+            + (len(_far(entry.size_bytes, entry.header_offset)[0]) if entry.end > _LIMIT32 else 0)
+            for entry in entries
+        ]
+    )
     return central + len(_end(len(entries), start, central))
 
 

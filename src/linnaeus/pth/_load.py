@@ -11,8 +11,9 @@ import pickle
 import struct
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
 from linnaeus.pth._archive import not_readable
@@ -23,6 +24,9 @@ from linnaeus.pth._globals import STAND_INS
 from linnaeus.pth._outline import BAD_PICKLE
 from linnaeus.pth._stand_ins import REPLACEMENTS, without_stand_ins
 from linnaeus.pth._tail import read_document
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool = True) -> Any:
@@ -42,26 +46,35 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
         CorruptCheckpointError: The file is damaged.
         UnsupportedFormatError: The file is no checkpoint.
     """
-    document = _own_document(Path(path))
-    if document is not None and _is_native(document) and _is_plain_place(map_location):
-        return load_described(Path(path), document, map_location=map_location, mmap=mmap)
+    document = own_document(Path(path)) if _is_plain_place(map_location) else None
+    if document is not None:
+        from linnaeus.pth._storages import map_whole, mapped_storages, read_storages
+
+        try:
+            storages = (
+                mapped_storages(map_whole(Path(path)), document.storages, map_location)
+                if mmap
+                else read_storages(Path(path), document.storages, map_location)
+            )
+        except OSError as error:
+            raise not_readable(Path(path), error) from error
+        return load_described(Path(path), document, storages)
     found = examine(Path(path))
     found.require_safe()
     return _load_pickled(found, map_location=map_location, mmap=mmap)
 
 
-def _own_document(path: Path) -> Document | None:
-    """Return the description of a file of our own; anything else is for `examine` to judge."""
+def own_document(path: Path) -> Document | None:
+    """Return the description of a file of our own; anything else is for `examine` to judge.
+
+    So is one whose bytes are not in this machine's order: torch is left to swap them.
+    """
     try:
         with path.open("rb", buffering=0) as file, collection_paused():
-            return read_document(path, file.fileno())
+            document = read_document(path, file.fileno())
     except OSError as error:
         raise not_readable(path, error) from error
-
-
-def _is_native(document: Document) -> bool:
-    """Tell whether the bytes are in this machine's order; else torch is left to swap them."""
-    return document.written.get("byteorder") == sys.byteorder
+    return document if document and document.written.get("byteorder") == sys.byteorder else None
 
 
 def _is_plain_place(map_location: Any) -> bool:
@@ -88,19 +101,17 @@ def _load_pickled(found: Examination, *, map_location: Any, mmap: bool) -> Any:
     return without_stand_ins(loaded) if stand_ins else loaded
 
 
-def load_described(path: Path, document: Document, *, map_location: Any, mmap: bool) -> Any:
+def load_described(path: Path, document: Document, storages: Callable[[int], torch.UntypedStorage]) -> Any:
     """Load a file of our own from its description and its raw records: nothing is unpickled.
 
     Raises:
         CorruptCheckpointError: The description can't be true, or the file became shorter.
     """
     from linnaeus.pth._build import LyingError, build
-    from linnaeus.pth._storages import mapped_storages, read_storages
 
     try:
-        source = mapped_storages if mmap else read_storages
         with collection_paused():
-            return build(document.tree, document.tensors, source(path, document.storages, map_location))
+            return build(document.tree, document.tensors, storages)
     except LyingError as error:
         raise CorruptCheckpointError(
             path=str(path), problem=f"its description can't be true ({error})", record=RECORD

@@ -16,9 +16,18 @@ Storages = Callable[[int], torch.UntypedStorage]
 Places = Sequence[tuple[int, int]]
 
 
-def mapped_storages(path: Path, places: Places, device: Any) -> Storages:
-    """Map the file; each storage is a part of it, private to this process."""
-    whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+def map_whole(path: Path) -> torch.UntypedStorage:
+    """Map a file, private to this process.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    whole: Any = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    return whole  # type: ignore[no-any-return]
+
+
+def mapped_storages(whole: torch.UntypedStorage, places: Places, device: Any) -> Storages:
+    """Give each storage as a part of the mapped file."""
     return _kept(places, device, lambda offset, size: whole[offset : offset + size])
 
 
@@ -27,28 +36,28 @@ def read_storages(path: Path, places: Places, device: Any) -> Storages:
 
     def read(offset: int, size: int) -> torch.UntypedStorage:
         storage = torch.UntypedStorage(size)
-        read_into(path, memory_of(storage), offset)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            read_into(descriptor, memory_of(storage), offset)
+        finally:
+            os.close(descriptor)
         return storage
 
     return _kept(places, device, read)
 
 
-def read_into(path: Path, memory: memoryview, offset: int) -> None:
-    """Fill memory with a file's bytes from `offset` on.
+def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
+    """Fill memory with an open file's bytes from `offset` on.
 
     Raises:
         LyingError: The file ends before.
         OSError: It can't be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while memory:
-            count = os.preadv(descriptor, [memory], offset)
-            if not count:
-                raise LyingError("the file is shorter")
-            memory, offset = memory[count:], offset + count
-    finally:
-        os.close(descriptor)
+    while memory:
+        count = os.preadv(descriptor, [memory], offset)
+        if not count:
+            raise LyingError("the file is shorter")
+        memory, offset = memory[count:], offset + count
 
 
 def _kept(places: Places, device: Any, make: Callable[[int, int], torch.UntypedStorage]) -> Storages:

@@ -1,8 +1,8 @@
 """Bytes of tensors straight from their memory to their place in a file, with a checksum on the way.
 
 No copy of the state is made: large storages are written from where they are, piece by piece, each piece
-while it is still in the processor's cache from its checksum; small ones are gathered by the kernel
-(`pwritev`). The file gets its room first, so that a full disk shows before anything is written.
+while it is still in the processor's cache from its checksum; small neighbours are gathered into pieces
+first. The file gets its room first, so that a full disk shows before anything is written.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ import torch
 from zlib_ng import zlib_ng
 
 from linnaeus.pth._emit import Storage
-from linnaeus.pth._layout import Entry, directory, directory_bytes
+from linnaeus.pth._layout import Entry, directory
 
 # Large enough that a system call is nothing, small enough to stay in the second-level cache.
 PIECE_BYTES = 1 << 20
-_GATHERED = 512
-_GATHERED_BYTES = 4 << 20
+# What is smaller is copied next to its neighbours and written with them.
+_SMALL_BYTES = 64 << 10
 _NO_PREALLOCATION = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 Content = bytes | Storage
 
 
-def write_archive(descriptor: int, entries: Sequence[Entry], contents: Sequence[Content]) -> None:
+def write_archive(
+    descriptor: int, entries: Sequence[Entry], contents: Sequence[Content], size_bytes: int
+) -> None:
     """Write a whole archive.
 
     Args:
         descriptor: An open file; what it holds is overwritten and what is longer is cut off.
         entries: The places, as `place` returns them; the last is that of the serialization id, if any.
         contents: What goes there, in the same order.
+        size_bytes: Of the whole archive.
 
     Raises:
         OSError: The system refused, for example because the disk is full.
     """
-    total = entries[-1].end + directory_bytes(entries)
-    _reserve(descriptor, total)
+    _reserve(descriptor, size_bytes)
     writer = _Writer(descriptor)
     crc32s = [writer.record(entry, content) for entry, content in zip(entries, contents, strict=True)]
-    writer.gather(entries[-1].end, directory(entries, crc32s))
+    writer.gather(entries[-1].end, size_bytes, directory(entries, crc32s))
     writer.flush()
 
 
@@ -64,22 +66,21 @@ class _Writer:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._start = 0
-        self._size_bytes = 0
         self._parts: list[Any] = []
 
     def record(self, entry: Entry, content: Content) -> int:
         """Write one record and return its CRC-32."""
         if isinstance(content, bytes):
             small: Any = content
-        elif content.size_bytes <= PIECE_BYTES and content.source.device.type == "cpu":
-            small = memory_of(content.source)
+        elif content.size_bytes <= _SMALL_BYTES and content.on_cpu:
+            small = ctypes.string_at(content.source.data_ptr(), content.size_bytes)
         else:
-            self.gather(entry.header_offset, entry.header)
+            self.gather(entry.header_offset, entry.offset, entry.header)
             crc32 = self._large(entry, content.source)
-            self.gather(entry.offset + entry.size_bytes, entry.descriptor(crc32))
+            self.gather(entry.offset + entry.size_bytes, entry.end, entry.descriptor(crc32))
             return crc32
         crc32 = zlib_ng.crc32(small)
-        self.gather(entry.header_offset, entry.header, small, entry.descriptor(crc32))
+        self.gather(entry.header_offset, entry.end, entry.header, small, entry.descriptor(crc32))
         return crc32
 
     def _large(self, entry: Entry, source: torch.UntypedStorage) -> int:
@@ -91,24 +92,19 @@ class _Writer:
             position += len(piece)
         return crc32
 
-    def gather(self, offset: int, *parts: Any) -> None:
-        """Add bytes that belong at `offset`, which must be where the last ones ended."""
+    def gather(self, offset: int, end: int, *parts: Any) -> None:
+        """Add bytes that belong at `offset` up to `end`; `offset` must be where the last ones ended."""
         if not self._parts:
             self._start = offset
         self._parts += parts
-        self._size_bytes += sum(map(len, parts))
-        if len(self._parts) >= _GATHERED or self._size_bytes >= _GATHERED_BYTES:
+        if end - self._start >= PIECE_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Write what was gathered."""
-        if not self._parts:
-            return
-        written = os.pwritev(self._descriptor, self._parts, self._start)
-        if written < self._size_bytes:  # interrupted by a signal, or a disk that became full
-            write_all(self._descriptor, memoryview(b"".join(self._parts))[written:], self._start + written)
-        self._parts = []
-        self._size_bytes = 0
+        if self._parts:
+            write_all(self._descriptor, memoryview(b"".join(self._parts)), self._start)
+            self._parts = []
 
 
 def write_all(descriptor: int, data: memoryview, position: int) -> None:

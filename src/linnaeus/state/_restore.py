@@ -1,8 +1,8 @@
 """Put a saved state back into a run: all of it, or nothing.
 
 Everything that can be compared is compared before anything is changed. What can only be tried (schedulers,
-scalers, data positions, a user's own classes) is tried first and set back if a later part refuses; the
-model, which is large and was compared, comes last.
+scalers, data positions, a user's own classes) is tried first and set back if a later part refuses; models
+whose loading is only copying, which are large and were compared, come last.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from linnaeus.errors import ResumeMismatchError
+from linnaeus.pth import MappedFile
+from linnaeus.state._load_part import load_part, only_copies
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._rng import capture_rng, restore_rng
 
@@ -33,6 +35,7 @@ def restore(
     *,
     complete: bool,
     skip: frozenset[str] = frozenset(),
+    source: MappedFile | None = None,
 ) -> list[str]:
     """Put a saved state into the parts of a run.
 
@@ -43,12 +46,15 @@ def restore(
         complete: Whether the checkpoint must hold every part that the run has, as our own do. Others
             must hold model, optimizer and scheduler.
         skip: Keys of parts to leave as they are.
+        source: The mapped file that `saved` is of; what lies in it is read straight into the tensors of the
+            run. Without it, `saved` is copied.
 
     Returns:
         The keys of the parts that the checkpoint does not hold, which were left as they are.
 
     Raises:
         ResumeMismatchError: Some part does not fit; nothing was changed.
+        CheckpointInvalidError: The file can't be read anymore; the run may be changed in part.
     """
     present = {key: part for key, part in parts.by_key().items() if key not in skip}
     missing = [key for key in (*present, "rng") if key not in saved and key not in skip]
@@ -60,7 +66,7 @@ def restore(
             advice="To start a new run from its weights, use MODEL.PRETRAINED.",
             details=problems,
         )
-    _apply(present, saved, path, streams="rng" in saved and "rng" not in skip)
+    _apply(present, saved, path, source, streams="rng" in saved and "rng" not in skip)
     return missing
 
 
@@ -131,17 +137,24 @@ def _compare_optimizer(label: str, optimizer: Any, state: Mapping[str, Any]) -> 
     return []
 
 
-def _apply(present: Mapping[str, Any], saved: Mapping[str, Any], path: str, *, streams: bool) -> None:
+def _apply(
+    present: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    path: str,
+    source: MappedFile | None,
+    *,
+    streams: bool,
+) -> None:
     undo: list[Callable[[], None]] = []
+    finish: list[Callable[[], None]] = []
     before, label = capture_rng(), "rng"
     try:
         if streams:
             restore_rng(saved["rng"], path)  # a first time, since it may refuse
-        for label in (key for key in _ORDER if key in present and key in saved):
-            for name, part in flatten(present[label]).items():
-                if label != "model":  # the last, and compared
-                    undo.append(_undo(part))
-                _load(part, saved[label][name] if name else saved[label])
+        for label, name, part in _in_order(present, saved):
+            if not only_copies(part):
+                undo.append(_undo(part))
+            finish.append(load_part(part, saved[label][name] if name else saved[label], source))
         if streams:
             restore_rng(saved["rng"], path)  # and again, since parts may draw while they load
     except _REFUSALS as error:
@@ -149,46 +162,38 @@ def _apply(present: Mapping[str, Any], saved: Mapping[str, Any], path: str, *, s
             act()
         restore_rng(before, path)
         raise ResumeMismatchError(path=path, problem=f"{label} did not take it ({error})") from error
+    for act in finish:
+        act()
+
+
+def _in_order(present: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """Return each part's key, its name there and itself; those that were compared and can't refuse last."""
+    single = [
+        (label, name, part)
+        for label in _ORDER
+        if label in present and label in saved
+        for name, part in flatten(present[label]).items()
+    ]
+    return sorted(single, key=lambda one: only_copies(one[2]))
 
 
 def _undo(part: Any) -> Callable[[], None]:
+    if isinstance(part, torch.nn.Module):
+        return _undo_module(part)
     if is_optimizer(part):
         held = part.state_dict()  # no copy: torch replaces an optimizer's tensors when it loads others
-        return lambda: _load(part, held)
+        return lambda: load_part(part, held, None)()
     before = copy.deepcopy(part.state_dict())
     return lambda: part.load_state_dict(before)
 
 
-def _load(part: Any, state: Any) -> None:
-    if isinstance(part, torch.nn.Module):
-        part.load_state_dict(state)  # copies into the tensors that are there
-        return
-    # Others keep the tensors that they are given, which may lie in a mapped file: then each page would be
-    # read when a step first touches it.
-    state = _in_memory(state)
-    part.load_state_dict(state)
-    if is_optimizer(part):
-        _keep_dtypes(part, state)
+def _undo_module(module: torch.nn.Module) -> Callable[[], None]:
+    before = copy.deepcopy(dict(module.state_dict()))
 
+    @torch.no_grad()
+    def act() -> None:  # not by loading, which may refuse
+        for name, value in module.state_dict().items():
+            if isinstance(value, torch.Tensor):
+                value.copy_(before[name])
 
-def _in_memory(node: Any) -> Any:
-    if isinstance(node, torch.Tensor):
-        return node.clone() if node.device.type == "cpu" else node
-    if type(node) is dict:
-        return {key: _in_memory(value) for key, value in node.items()}
-    return [_in_memory(item) for item in node] if type(node) is list else node
-
-
-def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Give state tensors their saved dtype back: torch casts them to the parameter's, which loses bits."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    indices = [index for group in state["param_groups"] for index in group["params"]]
-    for index, parameter in zip(indices, parameters, strict=True):
-        for name, value in state["state"].get(index, {}).items():
-            mine = optimizer.state[parameter].get(name)
-            if (
-                isinstance(value, torch.Tensor)
-                and isinstance(mine, torch.Tensor)
-                and mine.dtype != value.dtype
-            ):
-                optimizer.state[parameter][name] = value.to(mine.device)
+    return act
