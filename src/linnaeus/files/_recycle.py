@@ -21,9 +21,14 @@ from linnaeus.files._owner import temporary_name
 
 @dataclass(frozen=True, slots=True)
 class Recycled:
-    """A file under a temporary name whose blocks may be written over."""
+    """A file under a temporary name whose blocks may be written over, while it is nobody's."""
 
     path: Path
+    inode: int
+
+    def is_nobodys(self) -> bool:
+        """Tell whether it still has one name and no process has it open: to be asked right before writing."""
+        return _is_nobodys(self.path, self.inode)
 
 
 def recycle(path: Path, inode: int) -> Recycled | None:
@@ -46,7 +51,7 @@ def recycle(path: Path, inode: int) -> Recycled | None:
     except FileNotFoundError:
         return None
     if _is_nobodys(hidden, inode):
-        return Recycled(hidden)
+        return Recycled(hidden, inode)
     remove_file(hidden)
     return None
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from linnaeus.pth._emit import Emission
 
 FORMAT = 1
+# Names are made by joining keys; without a limit a small file could ask for more memory than there is.
+MAX_NAME = 4096
 RECORD = "linnaeus.json"
 
 
@@ -104,6 +106,8 @@ def _numbered(root: Any) -> Iterator[tuple[str, int]]:
     seen: set[int] = set()
     while stack:
         path, node = stack.pop()
+        if len(path) > MAX_NAME:
+            raise ValueError(f"a name is longer than {MAX_NAME} characters: {path[:40]}…")
         if isinstance(node, dict) and "$tensor" in node:
             yield path, node["$tensor"]
             continue

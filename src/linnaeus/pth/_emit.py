@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from linnaeus.pth import _opcodes as op
-from linnaeus.pth._document import bits_of
+from linnaeus.pth._document import MAX_NAME, bits_of
 
 MAX_DEPTH = 200  # stock readers, and ours of foreign files, take a little more
 
@@ -131,6 +131,8 @@ class Emitter:
         write = self.writers.get(type(value))
         if write is None:
             raise RefusedError(f"{path or 'the object'} is of type {type_name(value)}")
+        if len(path) > MAX_NAME:
+            raise RefusedError(f"{path[:80]}… has a name of more than {MAX_NAME} characters")
         if depth > MAX_DEPTH:
             raise RefusedError(f"{path[:80]}… is nested more than {MAX_DEPTH} deep")
         write(self, value, path, depth)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from linnaeus.pth._bounds import MAX_DEPTH, pickle_end
+from linnaeus.pth._document import MAX_NAME
 from linnaeus.pth._globals import STAND_INS, is_data, item_bytes
 from linnaeus.pth._stubs import Inert, StorageStub, StorageType, TensorStub, stub_for
 
@@ -56,6 +57,8 @@ class Outline:
         stack: list[tuple[str, Any, int]] = [("", self.tree, 0)]
         while stack:
             path, node, depth = stack.pop()
+            if len(path) > MAX_NAME:
+                raise pickle.UnpicklingError(f"a name is longer than {MAX_NAME} characters: {path[:40]}…")
             if isinstance(node, TensorStub):
                 yield path, node
             elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:

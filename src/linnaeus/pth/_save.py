@@ -40,13 +40,17 @@ def save(
         about: What the file shall say of itself (JSON values), to be had again by `describe`.
         durable: Wait until the bytes are on disk. Without it the file is whole for every reader, but a
             power loss soon after may take it.
-        recycled: A file of the same directory that nobody needs, whose blocks are written over.
+        recycled: A file of the same directory that nobody needs, whose blocks are written over. If
+            somebody has it open or linked after all, it is only removed.
 
     Raises:
         SaveError: `obj` holds something else (its place in `obj` is named), or the system refused.
         InsufficientSpaceError: There is no room for it.
     """
     final = Path(path)
+    if recycled is not None and not recycled.is_nobodys():  # somebody took it while it waited
+        remove_file(recycled.path)
+        recycled = None
     temporary = recycled.path if recycled else temporary_name(final)
     size_bytes = 0
     try:

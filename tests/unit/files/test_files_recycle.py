@@ -67,6 +67,21 @@ def test_the_next_save_is_written_over_its_blocks_and_is_whole(made: Path) -> No
         assert torch.equal(linnaeus.load(made, mmap=False)["w"], torch.arange(elements))
 
 
+@pytest.mark.parametrize("how", ["linked", "opened"])
+def test_what_somebody_took_while_it_waited_is_not_written_over(made: Path, how: str, tmp_path: Path) -> None:
+    """A hidden file that a backup has linked or opened keeps its bytes; the save takes new blocks."""
+    given = recycle(made, made.stat().st_ino)
+    assert given is not None
+    taken = tmp_path / "backup"
+    if how == "linked":
+        os.link(given.path, taken)
+    with (taken if how == "linked" else given.path).open("rb") as reader:
+        save({"w": torch.ones(9)}, made, recycled=given)
+        assert reader.read() == CONTENT
+    assert linnaeus.verify(made).ok
+    assert not given.path.exists()
+
+
 def test_a_save_that_is_refused_leaves_nothing_behind(made: Path) -> None:
     """What can't be saved costs the recycled file too, not a hidden name that stays."""
     given = recycle(made, made.stat().st_ino)

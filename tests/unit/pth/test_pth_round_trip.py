@@ -286,6 +286,18 @@ def test_what_is_saved_as_deep_as_allowed_is_read_and_deeper_is_refused(path: Pa
         linnaeus.save(nested(100_000), path)
 
 
+def test_names_longer_than_allowed_are_refused_by_writer_and_readers(path: Path) -> None:
+    """Else a small file with one long key above many tensors would ask for more memory than there is."""
+    many = [torch.zeros(1)] * 3
+    linnaeus.save({"k" * 4000: many}, path)
+    assert linnaeus.verify(path).ok
+    with pytest.raises(SaveError, match="a name of more than 4096 characters"):
+        linnaeus.save({"k" * 4097: many}, path)
+    torch.save({"k" * 4097: many}, path)
+    with pytest.raises(CheckpointInvalidError, match="a name is longer than 4096 characters"):
+        linnaeus.describe(path)
+
+
 def test_a_container_that_holds_itself_is_saved(path: Path) -> None:
     """Cycles are no trouble, since torch's reader knows them."""
     mine: list[Any] = [1]
