@@ -12,11 +12,13 @@ from rich.console import Console
 
 from benchmarks import _loading, _reading, _saving
 from benchmarks._machine import describe_machine
+from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
 from benchmarks._settings import MAIN, Benchmark, Settings
 from benchmarks._timing import Comparison
 
 _RESULTS = Path(__file__).resolve().parent / "results"
+_PICTURE = _RESULTS.parent / "results.svg"
 
 BENCHMARKS: dict[str, Benchmark] = {
     "loop": _saving.in_a_loop,
@@ -61,6 +63,8 @@ def main(*, large: bool, tiny: bool, only: tuple[str, ...], runs: int, directory
                     target, comparisons, about | {"complete": False}
                 )  # at once: who interrupts keeps what was seen
     write(target, comparisons, about | {"complete": True})
+    if not (only or tiny):
+        plot(_PICTURE, comparisons)
     met, num_bars = count_met(comparisons)
     seconds = time.monotonic() - start
     console.print(f"{met} of {num_bars} bars met, {seconds:.0f} s, kept in benchmarks/results/{target.name}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import linnaeus
@@ -29,6 +30,14 @@ def built_by_linnaeus(path: Path, size: str) -> nn.Module:
     return model
 
 
+def built_by_safetensors(path: Path, size: str) -> nn.Module:
+    """Build without weights, and assign those of the file of weights that lies beside the checkpoint."""
+    with torch.device("meta"):
+        model = ConvNeXt(WIDTHS[size])
+    model.load_state_dict(load_file(path.with_suffix(".safetensors")), assign=True)
+    return model
+
+
 def read_once(model: nn.Module) -> nn.Module:
     """Read every weight, as the first forward pass does."""
     for parameter in model.parameters():
@@ -39,6 +48,7 @@ def read_once(model: nn.Module) -> nn.Module:
 INFERENCE: dict[str, Callable[[Path, str], nn.Module]] = {
     "build + torch.load + load_state_dict": built_by_torch,
     "linnaeus, mapped and assigned": built_by_linnaeus,
+    "safetensors, weights alone, assigned": built_by_safetensors,
     "torch, every weight read once": lambda path, size: read_once(built_by_torch(path, size)),
     "linnaeus, every weight read once": lambda path, size: read_once(built_by_linnaeus(path, size)),
 }

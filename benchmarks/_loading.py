@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 import linnaeus
 from benchmarks._loaders import FILLING, INFERENCE
 from benchmarks._settings import MAIN, Settings
@@ -24,7 +26,9 @@ def inference(settings: Settings) -> Iterator[Comparison]:
     for size in settings.main_sizes:
         with settings.directory() as root:
             path = root / "a.pth"
-            linnaeus.save(training(size).state(), path)
+            run = training(size)
+            linnaeus.save(run.state(), path)
+            save_file(run.model.state_dict(), path.with_suffix(".safetensors"))
             ways = [Way(name, partial(load, path, size)) for name, load in INFERENCE.items()]
             samples = take_turns(ways, settings.runs)
             bars = [Bar(ours, reference, faster=6)] if size == MAIN else []

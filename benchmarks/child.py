@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 import linnaeus
 from benchmarks._loaders import FILLING, INFERENCE
 from benchmarks._states import training
@@ -25,7 +27,9 @@ def main(kind: str, name: str, path: Path, size: str) -> None:
     load = _inference if kind == "inference" else _filling
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         small = Path(directory) / "small.pth"
-        linnaeus.save(training(_WARM_UP).state(), small)
+        run = training(_WARM_UP)
+        linnaeus.save(run.state(), small)
+        save_file(run.model.state_dict(), small.with_suffix(".safetensors"))
         load(name, small, _WARM_UP)
     extra_bytes = load(name, path, size)
     json.dump({"extra_bytes": extra_bytes}, sys.stdout)

@@ -100,6 +100,7 @@ def recorded(directory: Path) -> list[tuple[str, str]]:
 def test_killed_before_each_call_of_a_recycling_save_nothing_that_counts_is_lost(tmp_path: Path) -> None:
     """Whichever call is the last, the newest is the old or the new one, whole; the rest is swept."""
     (spare, _), *calls = recorded(tmp_path / "recorded" / "run")
+    assert ("pwrite", spare) in calls
     final = tmp_path / "recorded" / "run" / f"checkpoint_epoch_{BEFORE + 1}.pth"
     renamed = calls.index(("rename", str(final)))
     for number in range(len(calls) + 1):
