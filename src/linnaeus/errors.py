@@ -18,6 +18,7 @@
     │   └── InsufficientSpaceError                   no room for it
     └── LoadError(RuntimeError)                      a state was not taken over
         ├── IncompatibleWeightsError                 pretrained weights that do not fit
+        │   └── StitchError                          sources that do not make one model
         └── ResumeMismatchError                      a checkpoint of another run's shape
 
 Each class also is the builtin that callers already catch. Fields are keyword arguments, kept as
@@ -280,6 +281,15 @@ class IncompatibleWeightsError(LoadError):
     def __str__(self) -> str:
         lines = "".join(f"\n  {line}" for line in self.details)
         return f"{self.path} does not fit the model: {self.problem}.{_hint(self.advice)}{lines}"
+
+
+@dataclass(kw_only=True, eq=False)
+class StitchError(IncompatibleWeightsError):
+    """Sources that do not make one model: a parameter claimed twice, or widths that do not meet."""
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {line}" for line in self.details)
+        return f"{self.path} can't be stitched: {self.problem}.{_hint(self.advice)}{lines}"
 
 
 @dataclass(kw_only=True, eq=False)

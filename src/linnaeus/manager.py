@@ -5,6 +5,7 @@ It joins saving and resuming, and decides nothing itself.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -16,9 +17,12 @@ from torch import nn
 
 from linnaeus import pth
 from linnaeus.config import Config
-from linnaeus.errors import ConfigError
+from linnaeus.errors import ConfigError, SaveError
+from linnaeus.files import write_text
+from linnaeus.pretrained import report_of
 from linnaeus.resolving import resolve
 from linnaeus.resuming import Choice, choose
+from linnaeus.runs import REPORT_NAME
 from linnaeus.saving import Retention, Saver, Schedule
 from linnaeus.state import Progress, RunParts, restore
 
@@ -84,8 +88,10 @@ class CheckpointManager:
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, in JSON values.
 
-        Kept in every checkpoint and handed on when resuming.
+        Kept in every checkpoint and handed on when resuming. `pretrained` is the report of what was loaded
+        into the model, which is found on the model.
         """
+        self._told_of: object = None
         self.last_saved: Path | None = None
         """The newest checkpoint that this process made."""
         self._clock = clock
@@ -141,6 +147,8 @@ class CheckpointManager:
             )
         self.progress = Progress.from_checkpoint(saved, choice.path)
         self.lineage = dict(choice.checkpoint.lineage)
+        # What was loaded into the model before is no more there.
+        self._told_of = report_of(self._parts.model)
         if choice.path.parent != self.directory:
             self.lineage["resumed_from"] = self._cfg.TRAIN.RESUME
         _log.info(
@@ -191,6 +199,7 @@ class CheckpointManager:
             SaveError: It failed; all older checkpoints are untouched.
         """
         progress = self.progress
+        self._tell_of_pretrained()
         protected = [] if progress.resumed_from is None else [progress.resumed_from]
         path = self._saver.save(
             self._content(),
@@ -203,6 +212,19 @@ class CheckpointManager:
         self._saved_at = self._clock()
         self.last_saved = path
         return path
+
+    def _tell_of_pretrained(self) -> None:
+        """Take what was loaded into the model into the lineage, and write it beside the checkpoints, once."""
+        report = report_of(self._parts.model)
+        if report is None or report is self._told_of:
+            return
+        self._told_of = report
+        self.lineage["pretrained"] = report.to_plain()
+        path = self.directory / REPORT_NAME
+        try:
+            write_text(path, json.dumps(self.lineage["pretrained"], indent=1))
+        except OSError as error:
+            raise SaveError(path=str(path), problem=f"the report of a load: {error.strerror}") from error
 
     def close(self) -> None:
         """Finish. No save is pending: each is complete when the call that made it returns."""

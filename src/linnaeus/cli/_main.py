@@ -14,7 +14,18 @@ from linnaeus.cli._listening import listening
 from linnaeus.cli._options import talk_options
 from linnaeus.cli._render import Renderer
 
-_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "diff", "convert", "train")
+_COMMANDS = (
+    "resolve",
+    "upload",
+    "ls",
+    "inspect",
+    "verify",
+    "diff",
+    "convert",
+    "stitch",
+    "load-report",
+    "train",
+)
 
 _SUMMARY = """Find, fetch, check and keep the checkpoints of PyTorch training runs.
 
@@ -31,7 +42,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"linnaeus.cli._{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"linnaeus.cli._{name}"), name)
         return command
 
     def resolve_command(

@@ -150,6 +150,10 @@ _PRETRAINED = (
     "PRETRAINED_SOURCE",
     "PRETRAINED_CONVNEXT",
     "PRETRAINED_ROPEVIT",
+    "PRETRAINED_RECIPE",
+    "PRETRAINED_EMA",
+    "PRETRAINED_CONTAINER",
+    "PRETRAINED_HEADS",
     "PRETRAINED_MIN_COVERAGE",
 )
 
@@ -165,6 +169,10 @@ class ModelConfig(OpenSection):
     PRETRAINED_SOURCE: OptionalText = None
     PRETRAINED_CONVNEXT: OptionalText = None
     PRETRAINED_ROPEVIT: OptionalText = None
+    PRETRAINED_RECIPE: OptionalText = None
+    PRETRAINED_EMA: Flag = False
+    PRETRAINED_CONTAINER: OptionalText = None
+    PRETRAINED_HEADS: OptionalText | dict[str, Any] = None
     PRETRAINED_MIN_COVERAGE: Share = 0.9
 
 

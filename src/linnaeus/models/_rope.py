@@ -25,7 +25,9 @@ def axial_frequencies(head_dim: int, num_heads: int, *, theta: float) -> Tensor:
     Returns:
         fx and fy, stacked.
     """
-    size = theta ** -(torch.arange(0, head_dim, 4, dtype=torch.float32) / head_dim)
+    # Constants have values also in a model without memory, so that a rehearsed load can compare them.
+    device = "cpu" if torch.get_default_device().type == "meta" else None
+    size = theta ** -(torch.arange(0, head_dim, 4, dtype=torch.float32, device=device) / head_dim)
     none = torch.zeros_like(size)
     one_head = torch.stack([torch.cat([size, none]), torch.cat([none, size])])
     return one_head.unsqueeze(1).repeat(1, num_heads, 1)
@@ -42,8 +44,8 @@ def mixed_frequencies(head_dim: int, num_heads: int, *, theta: float) -> Tensor:
     Returns:
         fx and fy, stacked: (2, num_heads, head_dim // 2), float32.
     """
-    fx, fy = axial_frequencies(head_dim, num_heads, theta=theta)
     angle = 2 * torch.pi * torch.rand(num_heads, 1)
+    fx, fy = axial_frequencies(head_dim, num_heads, theta=theta).to(angle.device)
     cos, sin = torch.cos(angle), torch.sin(angle)
     return torch.stack([fx * cos - fy * sin, fx * sin + fy * cos])
 

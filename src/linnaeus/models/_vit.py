@@ -81,7 +81,7 @@ class RoPEBlock(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Map (B, 1 + N, C) to the same shape; `grid` is the tokens' (height, width), N their product."""
-        cos, sin = rotation(self.freqs, *grid)
+        cos, sin = (part.to(x.device) for part in rotation(self.freqs, *grid))
         x = x + _scaled(self.attn(self.norm1(x), cos, sin), self.gamma_1)
         return x + _scaled(self.mlp(self.norm2(x)), self.gamma_2)
 

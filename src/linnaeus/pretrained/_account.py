@@ -12,6 +12,7 @@ from linnaeus.pretrained._hints import nearest_names
 from linnaeus.pretrained._plan import NO_PLACE, Copy, Plan
 from linnaeus.pretrained._report import Arrival, LoadReport, Mismatch, SourceReport, Unused
 from linnaeus.pretrained._targets import Target, Targets, Wishes, head_names
+from linnaeus.pretrained._unwrap import AVERAGED
 from linnaeus.pretrained._weights import Shape
 
 
@@ -22,9 +23,9 @@ class Claims:
     heads: frozenset[str]
     by_source: dict[str, frozenset[str]]
 
-    def any_claims(self, name: str) -> bool:
-        """Tell whether some source is to fill it."""
-        return any(name in claimed for claimed in self.by_source.values())
+    def claimants(self, name: str) -> tuple[str, ...]:
+        """Return the sources that are to fill it."""
+        return tuple(source for source, claimed in self.by_source.items() if name in claimed)
 
 
 def claims_of(fit: Fit, targets: Targets, wishes: Wishes) -> Claims:
@@ -68,23 +69,28 @@ def account(
         arrivals=arrivals,
         unused=tuple(unused for fitted in fit.fitted for unused in _unused(fitted, made, missing)),
         mismatches=tuple(made.mismatches),
-        notes=(*_other_containers(fit.fitted), *_fresh_heads(arrivals, made.mismatches)),
+        notes=(*_containers(fit.fitted), *_fresh_heads(arrivals, made.mismatches)),
+        conflicts=(*made.seams, *made.conflicts),
         min_coverage=min_coverage,
     )
 
 
 def _arrival(target: Target, copy: Copy | None, claims: Claims) -> Arrival:
     weight = copy.weight if copy else None
+    claimants = claims.claimants(target.name)
+    partial = weight is not None and weight.rows is not None
     return Arrival(
         name=target.name,
         shape=target.shape,
         status="fresh" if weight is None else "adapted" if weight.adapted else "loaded",
         is_parameter=target.is_parameter,
         is_head=target.name in claims.heads,
-        claimed=claims.any_claims(target.name),
+        claimed=bool(claimants),
+        claimants=claimants,
         source=copy.source if copy else None,
         origins=weight.origins if weight else (),
         note=weight.adapted if weight else None,
+        num_filled=weight.num_elements if weight and partial else None,
     )
 
 
@@ -106,7 +112,7 @@ def _source(fitted: Fitted, made: Plan, arrivals: Iterable[Arrival], claims: Cla
         num_tensors=len(unwrapped.tensors),
         num_used=len(_used(fitted, made)),
         num_claimed=sum(a.num_elements for a in claimed),
-        num_arrived=sum(a.num_elements for a in claimed if a.source == source.name),
+        num_arrived=sum(a.num_arrived for a in claimed if a.source == source.name),
     )
 
 
@@ -134,11 +140,14 @@ def _reasons(fitted: Fitted, made: Plan) -> dict[str, str]:
     return reasons
 
 
-def _other_containers(fitted: Iterable[Fitted]) -> Iterable[str]:
+def _containers(fitted: Iterable[Fitted]) -> Iterable[str]:
+    """Tell which weights of a file were taken where there are several, and when they are averaged ones."""
     for one in fitted:
-        if one.source.unwrapped.others:
-            others = ", ".join(one.source.unwrapped.others)
-            yield f"{one.source.path} also has weights under {others}: not taken"
+        unwrapped = one.source.unwrapped
+        if unwrapped.container.rpartition(".")[2] in AVERAGED:
+            yield f"{one.source.path}: the averaged weights (EMA) under {unwrapped.container!r} are taken"
+        if unwrapped.others:
+            yield f"{one.source.path} also has weights under {', '.join(unwrapped.others)}: not taken"
 
 
 def _fresh_heads(arrivals: Iterable[Arrival], mismatches: Iterable[Mismatch]) -> Iterable[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
+
+from linnaeus.pretrained._heads import HeadPolicy
 from linnaeus.pretrained._rules import RuleSet, dropped
 from linnaeus.pretrained._targets import Target, Targets, Wishes
 from linnaeus.pretrained._unwrap import PREFIXES, Unwrapped, prefix_chains, strip, stripped
-from linnaeus.pretrained._weights import Offer, Shapes, weight_of
+from linnaeus.pretrained._weights import Offer, Shapes, Weight, weight_of
 
 View = Mapping[str, Target]
 Chain = tuple[str, ...]
@@ -19,12 +22,14 @@ class Source:
     """One checkpoint as a contributor to a model.
 
     Attributes:
-        name: What it is called in reports: a recipe's part, or `pretrained`.
+        name: What it is called in reports: a recipe's source, or `pretrained`.
         identifier: What the config says.
         path: The file.
         unwrapped: Its tensors.
-        rules: Rule sets for it; the first whose names it has is applied.
+        rules: Rule sets for it; of those whose names it has, the first of each sort is applied.
+        own_rules: Rules that are applied to it after those, whatever its names.
         claims: Prefixes of the model's names that it may fill; None for all.
+        heads: What happens to its heads.
     """
 
     name: str
@@ -32,7 +37,9 @@ class Source:
     path: str
     unwrapped: Unwrapped
     rules: tuple[RuleSet, ...] = ()
+    own_rules: RuleSet | None = None
     claims: tuple[str, ...] | None = None
+    heads: HeadPolicy = field(default_factory=HeadPolicy)
 
     def may_fill(self, name: str) -> bool:
         """Tell whether it may fill what has this name in the model, wrappers' prefixes stripped."""
@@ -46,7 +53,7 @@ class Fitted:
     Attributes:
         source: The source.
         chain: The prefixes that were stripped from its names.
-        rules: The name of the rule set that was applied, or None.
+        rules: The names of the rule sets that were applied, or None.
         offer: What it has for the model.
     """
 
@@ -99,8 +106,9 @@ def _fit_view(sources: Sequence[Source], view: View, wishes: Wishes) -> Fit:
 def _best(source: Source, view: View, wishes: Wishes) -> Fitted:
     shapes = {name: target.shape for name, target in view.items()}
     prefixes = PREFIXES if wishes.module_prefix else tuple(p for p in PREFIXES if p != "module.")
-    chains = prefix_chains(source.unwrapped.tensors, prefixes)
-    return max((_fitted(source, chain, shapes, wishes) for chain in chains), key=lambda f: f.score(view))
+    chains = list(prefix_chains(source.unwrapped.tensors, prefixes))
+    found = [_fitted(source, chain, shapes, wishes) for chain in chains]
+    return found[0] if len(found) == 1 else max(found, key=lambda fitted: fitted.score(view))
 
 
 def _fitted(source: Source, chain: Chain, shapes: Shapes, wishes: Wishes) -> Fitted:
@@ -109,12 +117,53 @@ def _fitted(source: Source, chain: Chain, shapes: Shapes, wishes: Wishes) -> Fit
     offer = Offer({name: weight_of(origin, tensors[origin]) for name, origin in names.items()}, {})
     if source.claims is None:  # what a recipe claims, a model's own wishes do not take away again
         offer = dropped(offer, wishes.dropped, "the model asks for it to be dropped")
-    rules = next((rules for rules in source.rules if rules.detect <= names.keys()), None)
-    if rules is not None:
-        offer = rules.apply(offer, shapes)
+    offer, applied = _ruled(offer, source, shapes)
+    offer = source.heads.apply(offer, shapes)
     return Fitted(
-        source=source,
-        chain=chain,
-        rules=rules.name if rules else None,
-        offer=offer,
+        source=source, chain=chain, rules=", ".join(rules.name for rules in applied) or None, offer=offer
+    )
+
+
+def _ruled(offer: Offer, source: Source, shapes: Shapes) -> tuple[Offer, list[RuleSet]]:
+    """Apply the rules for what the source is, in the names that those rules are about.
+
+    A dialect is translated first on the source's side, and translated back for a model that speaks it.
+    """
+    applied = []
+    spoken, undo, wanted = _dialect_of(source.rules, shapes)
+    dialect = _detected(source.rules, offer.weights, dialect=True)
+    if dialect is not None:
+        offer = dialect.apply(offer, {})
+        applied.append(dialect)
+    kind = _detected(source.rules, offer.weights, dialect=False)
+    if kind is not None:
+        offer = kind.apply(offer, wanted)
+        applied.append(kind)
+    if undo is not None and spoken is not None and (dialect or kind):
+        offer = undo.apply(offer, {})
+        applied = [] if dialect is spoken and kind is None else [*applied, undo]
+    if source.own_rules is not None:
+        offer = source.own_rules.apply(offer, shapes)
+        applied.append(source.own_rules)
+    return offer, applied
+
+
+def _detected(rules: Sequence[RuleSet], names: Mapping[str, object], *, dialect: bool) -> RuleSet | None:
+    found = (one for one in rules if one.dialect == dialect and one.detect <= names.keys())
+    return next(found, None)
+
+
+def _dialect_of(rules: Sequence[RuleSet], shapes: Shapes) -> tuple[RuleSet | None, RuleSet | None, Shapes]:
+    """Return the dialect that the model speaks, how to get there, and the model's shapes without it."""
+    spoken = _detected(rules, shapes, dialect=True)
+    undo = spoken.inverse() if spoken else None
+    if spoken is None or undo is None:
+        return None, None, shapes
+    plain = spoken.apply(Offer({name: _shape_only(shape) for name, shape in shapes.items()}, {}), {})
+    return spoken, undo, {name: weight.shape for name, weight in plain.weights.items()}
+
+
+def _shape_only(shape: tuple[int, ...]) -> Weight:
+    return Weight(
+        shape=shape, dtype=torch.float32, origins=("",), read=lambda: torch.empty(shape, device="meta")
     )

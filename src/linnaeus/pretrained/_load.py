@@ -1,43 +1,51 @@
-"""Load pretrained weights: resolve, read, plan, check, and only then copy.
-
-The model is either filled as reported or untouched. Nothing is resized and no parameter replaced, so
-optimizers that already hold the parameters stay right.
-"""
+"""Load pretrained weights as a config or a recipe says, or tell beforehand what would arrive."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
+from linnaeus import pth
 from linnaeus.config import Config
-from linnaeus.errors import IncompatibleWeightsError
-from linnaeus.pretrained._account import account, claims_of
-from linnaeus.pretrained._choose import Choice, choose
-from linnaeus.pretrained._fit import Source, fit
-from linnaeus.pretrained._plan import Copy, Plan, plan
-from linnaeus.pretrained._report import Arrival, LoadReport, SourceReport
-from linnaeus.pretrained._rulebook import RULE_SETS, STITCHED, Recipe, Width, packaged_recipe, packaged_rules
-from linnaeus.pretrained._targets import Targets, Wishes, require_memory, targets_of, wishes_of
-from linnaeus.pretrained._unwrap import unwrap
-from linnaeus.pth import load
-from linnaeus.resolving import resolve
+from linnaeus.errors import ConfigError
+from linnaeus.files import file_digest
+from linnaeus.pretrained._choose import Choice, checkpoints_of, choose, single
+from linnaeus.pretrained._fit import Source
+from linnaeus.pretrained._heads import read_policy
+from linnaeus.pretrained._plan import Joint
+from linnaeus.pretrained._recipe import Recipe, read_recipe, recipe_of
+from linnaeus.pretrained._remote import look_without_fetching
+from linnaeus.pretrained._report import Arrival, LoadReport
+from linnaeus.pretrained._sources import Look, look_here, sources_of
+from linnaeus.pretrained._targets import Targets, targets_of
+from linnaeus.pretrained._transfer import rehearse, transfer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("linnaeus.pretrained")
 
-MAX_CONFLICTS = 6
+AnyRecipe = Recipe | str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is to be loaded, looked into."""
+
+    sources: list[Source]
+    joints: tuple[Joint, ...]
+    min_coverage: float
+    notes: tuple[str, ...]
 
 
 def load_pretrained(cfg: Config, model: nn.Module) -> LoadReport:
     """Load the pretrained weights that a config names into a model.
 
     MODEL.PRETRAINED fills a model of any kind; MODEL.PRETRAINED_CONVNEXT and MODEL.PRETRAINED_ROPEVIT are
-    stitched into a hybrid one. Each name is resolved, and fetched where needed. Call on every rank that holds
-    the model.
+    stitched into a hybrid one; MODEL.PRETRAINED_RECIPE stitches any sources into any model. Each name is
+    resolved, and fetched where needed. Call on every rank that holds the model.
 
     Args:
         cfg: The config.
@@ -49,34 +57,129 @@ def load_pretrained(cfg: Config, model: nn.Module) -> LoadReport:
     Raises:
         ConfigError: The keys contradict one another.
         CheckpointNotFoundError: A name can't be resolved.
+        StitchError: Sources claim the same parameter, or do not meet.
         IncompatibleWeightsError: Less than MODEL.PRETRAINED_MIN_COVERAGE of what a source should fill
             would be filled, or the function would change. The model is untouched.
     """
     targets = targets_of(model)
-    recipe = packaged_recipe(STITCHED)
-    choice = choose(cfg, recipe, targets)
-    sources = _sources(choice, recipe, cfg)
-    if not sources:
+    choice = choose(cfg, targets)
+    if choice.recipe is None:
+        report = _nothing(model, targets)
+        logger.info("%s", report.summary())
+        return report
+    return _transferred(_request(choice, cfg, look_here(cfg)), model)
+
+
+def stitch(recipe: AnyRecipe, model: nn.Module, cfg: Config | None = None) -> LoadReport:
+    """Load several checkpoints into one model of any kind, as a recipe says.
+
+    Args:
+        recipe: A recipe's file, the name of a packaged one, or its content.
+        model: The model, on a real device.
+        cfg: Where checkpoints are found, and those that the recipe leaves to the config; by default the
+            default config.
+
+    Returns:
+        What arrived.
+
+    Raises:
+        ConfigError: The recipe can't be read, or names no checkpoint.
+        StitchError: Sources claim the same parameter, or do not meet.
+        LinnaeusError: As `load_pretrained` raises.
+    """
+    cfg = cfg or Config()
+    return _transferred(_request(_of_recipe(recipe, cfg), cfg, look_here(cfg)), model)
+
+
+def preview(
+    cfg: Config, model: nn.Module, *, recipe: AnyRecipe | None = None, checkpoint: str | None = None
+) -> LoadReport:
+    """Tell what would arrive in a model, from the headers of the files; nothing is fetched or changed.
+
+    Args:
+        cfg: The config, which names the checkpoints where the other arguments do not.
+        model: The model; may be on the meta device.
+        recipe: Stitch by this recipe.
+        checkpoint: Load this one checkpoint.
+
+    Returns:
+        What would arrive; with `conflicts` where the load would be refused.
+
+    Raises:
+        ConfigError: The recipe or the config can't be followed.
+        CheckpointNotFoundError: A checkpoint can't be had.
+        CheckpointInvalidError: A file is no usable checkpoint.
+    """
+    targets = targets_of(model)
+    choice = _asked(cfg, targets, recipe, checkpoint)
+    if choice.recipe is None:
         return _nothing(model, targets)
-    joint = recipe.joint if choice.parts else {}
-    report = transfer(sources, model, joint=joint, min_coverage=cfg.MODEL.PRETRAINED_MIN_COVERAGE)
-    return replace(report, notes=(*report.notes, *choice.notes))
+    asked = _request(choice, cfg, look_without_fetching(cfg))
+    report = rehearse(asked.sources, model, joints=asked.joints, min_coverage=asked.min_coverage)
+    return replace(report, notes=(*report.notes, *asked.notes))
 
 
-def _sources(choice: Choice, recipe: Recipe, cfg: Config) -> list[Source]:
-    if choice.single:
-        return [replace(_read("pretrained", choice.single, cfg), rules=tuple(map(packaged_rules, RULE_SETS)))]
-    parts = choice.parts or {}
-    return [
-        replace(_read(part.name, parts[part.name], cfg), rules=(part.rules,), claims=part.claims)
-        for part in recipe.parts
-        if part.name in parts
-    ]
+def save_stitched(report: LoadReport, model: nn.Module, path: Path) -> LoadReport:
+    """Write what arrived in a model as a checkpoint, with the files that it comes from and their digests.
+
+    Only what arrived is written: fresh parameters are nobody's weights.
+
+    Args:
+        report: The report of the load into this model.
+        model: The model.
+        path: The `.pth` to write.
+
+    Returns:
+        The report with the digests.
+
+    Raises:
+        SaveError: The file can't be written.
+    """
+    sources = tuple(replace(s, sha256=file_digest(Path(s.path), "sha256")) for s in report.sources)
+    signed = replace(report, sources=sources)
+    arrived = {a.name for a in report.arrivals if a.status != "fresh"}
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in arrived}
+    pth.save({"model": state}, path, about={"lineage": {"stitched": signed.to_plain()}})
+    return signed
 
 
-def _read(name: str, identifier: str, cfg: Config) -> Source:
-    path = resolve(identifier, cfg)
-    return Source(name=name, identifier=identifier, path=str(path), unwrapped=unwrap(load(path), str(path)))
+def _asked(cfg: Config, targets: Targets, recipe: AnyRecipe | None, checkpoint: str | None) -> Choice:
+    if recipe is not None:
+        return _of_recipe(recipe, cfg)
+    if checkpoint is not None:
+        alone = single(averaged=cfg.MODEL.PRETRAINED_EMA, container=cfg.MODEL.PRETRAINED_CONTAINER)
+        return Choice(alone, {alone.sources[0].name: checkpoint})
+    return choose(cfg, targets)
+
+
+def _of_recipe(recipe: AnyRecipe, cfg: Config) -> Choice:
+    if isinstance(recipe, Mapping):
+        recipe = recipe_of(recipe, "recipe")
+    read = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe))
+    named = checkpoints_of(read, cfg)
+    if not named:
+        keys = ", ".join(f"MODEL.{source.option}" for source in read.sources)
+        raise ConfigError(field=f"recipe {read.name}", expected=f"no source has a checkpoint; set {keys}")
+    return Choice(read, named)
+
+
+def _request(choice: Choice, cfg: Config, look: Look) -> _Request:
+    recipe = choice.recipe
+    assert recipe is not None  # noqa: S101 - callers have asked
+    model = cfg.MODEL
+    heads, averaged = read_policy(_plain(model.PRETRAINED_HEADS)), bool(model.PRETRAINED_EMA)
+    sources = sources_of(recipe, choice.checkpoints or {}, look, heads=heads, averaged=averaged)
+    share = model.PRETRAINED_MIN_COVERAGE if recipe.min_coverage is None else recipe.min_coverage
+    return _Request(sources, recipe.joints, share, choice.notes)
+
+
+def _plain(value: Any) -> Any:
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _transferred(asked: _Request, model: nn.Module) -> LoadReport:
+    report = transfer(asked.sources, model, joints=asked.joints, min_coverage=asked.min_coverage)
+    return replace(report, notes=(*report.notes, *asked.notes))
 
 
 def _nothing(model: nn.Module, targets: Targets) -> LoadReport:
@@ -84,83 +187,4 @@ def _nothing(model: nn.Module, targets: Targets) -> LoadReport:
         Arrival(name=t.name, shape=t.shape, status="fresh", is_parameter=t.is_parameter, claimed=False)
         for t in targets.first
     )
-    report = LoadReport(model=type(model).__name__, arrivals=tuple(arrivals))
-    logger.info("%s", report.summary())
-    return report
-
-
-def transfer(
-    sources: Sequence[Source], model: nn.Module, *, joint: Mapping[str, Width], min_coverage: float
-) -> LoadReport:
-    """Bring sources into a model.
-
-    Args:
-        sources: What to load, each read already.
-        model: The model.
-        joint: Widths that must be the same, by source.
-        min_coverage: Share of what each source claims, and of all of it, that must arrive.
-
-    Returns:
-        What arrived.
-
-    Raises:
-        IncompatibleWeightsError: See `load_pretrained`; the model is untouched.
-    """
-    started = time.perf_counter()
-    targets, wishes = targets_of(model), wishes_of(model)
-    found = fit(sources, targets, wishes)
-    made = plan(found, wishes, joint)
-    claims = claims_of(found, targets, wishes)
-    report = account(model, targets, found, made, claims, min_coverage=min_coverage)
-    _require(made, report, wishes)
-    require_memory(targets)
-    num_bytes = _copy(made.copies.values())
-    seconds = time.perf_counter() - started
-    logger.info("pretrained: %s (%d bytes in %.2f s)", report.summary(), num_bytes, seconds)
-    return report
-
-
-def _require(made: Plan, report: LoadReport, wishes: Wishes) -> None:
-    """Refuse a plan that would not do what was asked."""
-    conflicts = list(made.conflicts) + (_not_strict(report) if wishes.strict else [])
-    if conflicts:
-        raise _refused(
-            report, f"the model would not be what the weights are for ({len(conflicts)})", conflicts
-        )
-    short = [source for source in report.sources if source.coverage < report.min_coverage]
-    if not report.num_claimed:
-        raise _refused(report, "the model has nothing that they could fill", [])
-    if short:
-        raise _refused(report, f"too little of it would arrive: {_shares(short, report)}", [])
-
-
-def _not_strict(report: LoadReport) -> list[str]:
-    fresh = [f"nothing for {a.name}" for a in report.arrivals if a.status == "fresh"]
-    unused = [f"no place for {u.name} ({u.reason})" for u in report.unused]
-    return [*fresh, *unused]
-
-
-def _shares(short: Iterable[SourceReport], report: LoadReport) -> str:
-    shares = (f"{s.coverage:.1%} of {s.num_claimed:,} parameters from {s.identifier}" for s in short)
-    return f"{' and '.join(shares)}, at least {report.min_coverage:.1%} asked for"
-
-
-def _refused(report: LoadReport, problem: str, conflicts: list[str]) -> IncompatibleWeightsError:
-    more = len(conflicts) - MAX_CONFLICTS
-    shown = conflicts if more <= 0 else [*conflicts[:MAX_CONFLICTS], f"and {more} more like these"]
-    return IncompatibleWeightsError(
-        path=" and ".join(source.path for source in report.sources),
-        problem=problem,
-        advice="The model is untouched. MODEL.PRETRAINED_MIN_COVERAGE says how much must arrive.",
-        details=[*shown, *report.problems(), *report.notes],
-    )
-
-
-def _copy(copies: Iterable[Copy]) -> int:
-    """Copy the weights and return their bytes as the model holds them."""
-    num_bytes = 0
-    with torch.no_grad():
-        for copy in copies:
-            copy.target.tensor.copy_(copy.weight.read())
-            num_bytes += copy.target.tensor.nbytes
-    return num_bytes
+    return LoadReport(model=type(model).__name__, arrivals=tuple(arrivals))

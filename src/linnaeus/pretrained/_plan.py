@@ -6,21 +6,33 @@ with conflicts is never carried out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from linnaeus.pretrained._adapters import rotary_base
+from linnaeus.pretrained._batch_norm import lost_norms
 from linnaeus.pretrained._fit import Fit, Fitted
 from linnaeus.pretrained._report import Mismatch
-from linnaeus.pretrained._rulebook import Width
+from linnaeus.pretrained._reshape import BIAS_TABLE, UnresizableError, reshaped
 from linnaeus.pretrained._targets import Target, Wishes
 from linnaeus.pretrained._weights import Weight
 
 NOT_CLAIMED = "the recipe takes nothing of this from it"
 NO_PLACE = "no such name in the model"
-RELATIVE_POSITIONS = "relative_position_bias_table"
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """A width: the size of one dimension of one tensor of a source, under its name after the rules."""
+
+    name: str
+    dim: int
+
+
+Joint = Mapping[str, Width]
+"""By source, widths that must be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +54,23 @@ class Plan:
         mismatches: What has a place of another shape or kind.
         left: Why a tensor is not used, by source and by its name there.
         conflicts: Why nothing may be loaded at all, one line each.
+        seams: Why the sources do not make one model: claimed twice, or widths that do not meet.
     """
 
     copies: dict[str, Copy] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
     left: dict[str, dict[str, str]] = field(default_factory=dict)
     conflicts: list[str] = field(default_factory=list)
+    seams: list[str] = field(default_factory=list)
 
 
-def plan(fit: Fit, wishes: Wishes, joint: Mapping[str, Width]) -> Plan:
+def plan(fit: Fit, wishes: Wishes, joints: Sequence[Joint]) -> Plan:
     """Decide what goes where.
 
     Args:
         fit: The sources under the model's names.
         wishes: What the model says of loading.
-        joint: The widths that must be the same, by source.
+        joints: The widths that must be the same, by source.
 
     Returns:
         The plan, with its conflicts.
@@ -66,25 +80,45 @@ def plan(fit: Fit, wishes: Wishes, joint: Mapping[str, Width]) -> Plan:
         made.left[fitted.source.name] = dict(fitted.offer.left)
         made.conflicts += fitted.offer.conflicts
         for name, weight in fitted.offer.weights.items():
-            _place(made, fit, fitted, name, weight)
-    made.conflicts += _open_joint(fit.fitted, joint)
+            _place(made, fit, fitted, name, weight, wishes)
+    for joint in joints:
+        made.seams += _open_joint(fit.fitted, joint)
     made.conflicts += _changed_constants(made.copies.values())
-    if wishes.resize_rel_pos_bias:
-        made.conflicts += _unsized_tables(made.mismatches)
+    for fitted in fit.fitted:
+        made.conflicts += _lost_norms(made, fitted)
     return made
 
 
-def _place(made: Plan, fit: Fit, fitted: Fitted, name: str, weight: Weight) -> None:
+def _place(made: Plan, fit: Fit, fitted: Fitted, name: str, weight: Weight, wishes: Wishes) -> None:
     source, target = fitted.source.name, fit.view.get(name)
     if target is None or not fitted.source.may_fill(name):
         reason = NO_PLACE if fitted.source.may_fill(name) else NOT_CLAIMED
         made.left[source].update(dict.fromkeys(weight.origins, reason))
-    elif weight.shape != target.shape or _kind(weight.dtype) != _kind(target.tensor.dtype):
-        made.mismatches.append(_mismatch(target, weight, source))
+        return
+    fitting = _fitting(name, weight, target, fitted, wishes)
+    if isinstance(fitting, Mismatch):
+        made.mismatches.append(fitting)
     elif target.name in made.copies:
-        _claim_again(made, made.copies[target.name], weight, source)
+        _claim_again(made, made.copies[target.name], fitting, source)
     else:
-        made.copies[target.name] = Copy(name, target, weight, source)
+        made.copies[target.name] = Copy(name, target, fitting, source)
+
+
+def _fitting(name: str, weight: Weight, target: Target, fitted: Fitted, wishes: Wishes) -> Weight | Mismatch:
+    """Return the weight in the model's shape, or what does not fit, with the reason where there is one."""
+    if _kind(weight.dtype) != _kind(target.tensor.dtype):
+        return _mismatch(target, weight, fitted.source.name)
+    if weight.shape == target.shape:
+        return weight
+    if name.endswith(BIAS_TABLE) and wishes.resize_rel_pos_bias is False:
+        return _mismatch(target, weight, fitted.source.name, "the model asks for no resampling")
+    try:
+        made = reshaped(name, weight, target, fitted.offer.weights)
+    except UnresizableError as error:
+        return _mismatch(target, weight, fitted.source.name, str(error))
+    if made is None or made.shape != target.shape:
+        return _mismatch(target, weight, fitted.source.name)
+    return made
 
 
 def _kind(dtype: torch.dtype) -> str:
@@ -94,7 +128,7 @@ def _kind(dtype: torch.dtype) -> str:
     return "floating" if dtype.is_floating_point else "whole"
 
 
-def _mismatch(target: Target, weight: Weight, source: str) -> Mismatch:
+def _mismatch(target: Target, weight: Weight, source: str, why: str | None = None) -> Mismatch:
     return Mismatch(
         name=target.name,
         source=source,
@@ -103,6 +137,7 @@ def _mismatch(target: Target, weight: Weight, source: str) -> Mismatch:
         dtype=_dtype(target.tensor.dtype),
         source_shape=weight.shape,
         source_dtype=_dtype(weight.dtype),
+        why=why,
     )
 
 
@@ -119,16 +154,17 @@ def _claim_again(made: Plan, first: Copy, weight: Weight, source: str) -> None:
         made.copies[name] = replace(first, weight=both)
         return
     one, other = (", ".join(claim) or "a rule" for claim in (origins, weight.origins))
-    made.conflicts.append(f"{name} is claimed twice: by {one} of {first.source} and by {other} of {source}")
+    made.seams.append(f"{name} is claimed twice: by {one} of {first.source} and by {other} of {source}")
 
 
-def _open_joint(fitted: Iterable[Fitted], joint: Mapping[str, Width]) -> Iterator[str]:
+def _open_joint(fitted: Iterable[Fitted], joint: Joint) -> Iterator[str]:
     widths = {}
     for one in fitted:
         place = joint.get(one.source.name)
         weight = one.offer.weights.get(place.name) if place else None
-        if place and weight is not None:
-            widths[one.source.name] = (weight.shape[place.dim], weight.origins[0])
+        if place and weight is not None and place.dim < len(weight.shape):
+            origin = weight.origins[0] if weight.origins else place.name
+            widths[one.source.name] = (weight.shape[place.dim], origin)
     if len({width for width, _ in widths.values()}) > 1:
         sides = (f"{source} is {width} wide ({name})" for source, (width, name) in widths.items())
         yield f"the sources do not meet: {', '.join(sides)}"
@@ -146,7 +182,7 @@ def _changed_constants(copies: Iterable[Copy]) -> Iterator[str]:
 
 def _agrees(copy: Copy) -> bool:
     ours, theirs = copy.target.tensor, copy.weight.read()
-    if ours.is_meta or theirs.is_meta:  # a dry run
+    if ours.is_meta or theirs.is_meta:  # values are not known
         return True
     rtol = max(torch.finfo(ours.dtype).eps, 1e-5) * 4
     return torch.allclose(
@@ -158,10 +194,9 @@ def _base(base: float | None) -> str:
     return f" of base {base:g}" if base else ""
 
 
-def _unsized_tables(mismatches: Iterable[Mismatch]) -> Iterator[str]:
-    for mismatch in mismatches:
-        if mismatch.name.endswith(RELATIVE_POSITIONS):
-            yield (
-                f"{mismatch.name} would have to be resampled from {mismatch.source_shape}"
-                f" to {mismatch.shape}, which is not supported"
-            )
+def _lost_norms(made: Plan, fitted: Fitted) -> Iterator[str]:
+    source = fitted.source
+    unplaced = {name for name, why in made.left[source.name].items() if why == NO_PLACE}
+    if unplaced:
+        used = {o for c in made.copies.values() if c.source == source.name for o in c.weight.origins}
+        yield from lost_norms(source.unwrapped.tensors, used, unplaced)

@@ -22,9 +22,11 @@ class Arrival:
         is_parameter: False for a buffer; buffers are listed, but counts are of parameters.
         is_head: Whether it belongs to a classification head.
         claimed: Whether a source was to fill it.
+        claimants: The sources that were to fill it.
         source: The source that filled it.
         origins: The names there that it was made of.
         note: What an adapter did.
+        num_filled: How many of its elements arrived, where that is neither all nor none of them.
     """
 
     name: str
@@ -33,14 +35,29 @@ class Arrival:
     is_parameter: bool = True
     is_head: bool = False
     claimed: bool = True
+    claimants: tuple[str, ...] = ()
     source: str | None = None
     origins: tuple[str, ...] = ()
     note: str | None = None
+    num_filled: int | None = None
 
     @property
     def num_elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def num_arrived(self) -> int:
+        """Number of elements that a source filled."""
+        if self.num_filled is not None:
+            return self.num_filled
+        return 0 if self.status == "fresh" else self.num_elements
+
+    def counted(self, status: Status) -> int:
+        """Return how many of its elements are of a status; those of all three add up to its elements."""
+        if status == "fresh":
+            return self.num_elements - self.num_arrived
+        return self.num_arrived if status == self.status else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +87,15 @@ class Mismatch:
     dtype: str
     source_shape: Shape
     source_dtype: str
+    why: str | None = None
 
     def line(self) -> str:
         """Return it as one line with both sides."""
         ours, theirs = f"{self.shape}", f"{self.source_shape}"
         if self.shape == self.source_shape:
             ours, theirs = f"{ours} {self.dtype}", f"{theirs} {self.source_dtype}"
-        return f"{self.name}: {ours} in the model, {theirs} in {self.source}"
+        why = f": {self.why}" if self.why else ""
+        return f"{self.name}: {ours} in the model, {theirs} in {self.source}{why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +103,17 @@ class SourceReport:
     """One source of a load.
 
     Attributes:
-        name: A recipe's part, or `pretrained`.
+        name: A recipe's source, or `pretrained`.
         identifier: What the config says.
         path: The file.
         container: The key in the file that the weights were found under; empty for none.
         prefix: What was stripped from the names there.
-        rules: The rule set that was applied.
+        rules: The rule sets that were applied.
         num_tensors: Tensors in it.
         num_used: How many of them went into the model.
         num_claimed: Parameters of the model that it was to fill.
         num_arrived: How many of those it filled.
+        sha256: Digest of the file, where it was asked for.
     """
 
     name: str
@@ -106,6 +126,7 @@ class SourceReport:
     num_used: int
     num_claimed: int
     num_arrived: int
+    sha256: str | None = None
 
     @property
     def coverage(self) -> float:
@@ -121,11 +142,12 @@ class ModuleRow:
     loaded: int = 0
     adapted: int = 0
     fresh: int = 0
+    num_tensors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What a load of pretrained weights did; counts are of parameters, not of tensors.
+    """What a load of pretrained weights did; counts are of parameters unless they say tensors.
 
     Attributes:
         model: The model's class.
@@ -134,6 +156,7 @@ class LoadReport:
         unused: Every tensor of a source that went nowhere.
         mismatches: What had a place of another shape or kind.
         notes: What else there is to know, one line each.
+        conflicts: Why nothing may be loaded; empty in the report of a load that was done.
         min_coverage: The share that was asked for.
     """
 
@@ -143,27 +166,28 @@ class LoadReport:
     unused: tuple[Unused, ...] = ()
     mismatches: tuple[Mismatch, ...] = ()
     notes: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
     min_coverage: float = 0.0
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the model: loaded, adapted and fresh ones together."""
-        return _count(self._parameters())
+        return sum(a.num_elements for a in self._parameters())
 
     @property
     def num_loaded(self) -> int:
         """Parameters that arrived as they were."""
-        return _count(a for a in self._parameters() if a.status == "loaded")
+        return sum(a.counted("loaded") for a in self._parameters())
 
     @property
     def num_adapted(self) -> int:
         """Parameters that arrived changed, so that the function stays."""
-        return _count(a for a in self._parameters() if a.status == "adapted")
+        return sum(a.counted("adapted") for a in self._parameters())
 
     @property
     def num_fresh(self) -> int:
         """Parameters that no source filled."""
-        return _count(a for a in self._parameters() if a.status == "fresh")
+        return sum(a.counted("fresh") for a in self._parameters())
 
     @property
     def num_unused(self) -> int:
@@ -173,25 +197,41 @@ class LoadReport:
     @property
     def num_claimed(self) -> int:
         """Parameters that the sources were to fill; heads are never among them."""
-        return _count(a for a in self._parameters() if a.claimed)
+        return sum(a.num_elements for a in self._parameters() if a.claimed)
 
     @property
     def coverage(self) -> float | None:
         """Share of the claimed parameters that arrived; None when nothing was to be loaded."""
         if not self.num_claimed:
             return None
-        return _count(a for a in self._parameters() if a.claimed and a.status != "fresh") / self.num_claimed
+        return sum(a.num_arrived for a in self._parameters() if a.claimed) / self.num_claimed
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether nothing is in conflict and each source covers what was asked for."""
+        short = any(source.coverage < self.min_coverage for source in self.sources)
+        return not self.conflicts and not short and (bool(self.num_claimed) or not self.sources)
+
+    def num_tensors(self, status: Status) -> int:
+        """Return how many tensors of the model, buffers too, are of a status."""
+        return sum(1 for arrival in self.arrivals if arrival.status == status)
 
     def missing(self) -> tuple[Arrival, ...]:
         """Return what a source was to fill and did not."""
         return tuple(a for a in self.arrivals if a.claimed and a.status == "fresh")
 
+    def unclaimed(self) -> tuple[Arrival, ...]:
+        """Return the parameters that no source was to fill and none did."""
+        return tuple(a for a in self._parameters() if not a.claimed and a.status == "fresh")
+
     def modules(self) -> tuple[ModuleRow, ...]:
         """Return the counts module by module, in the model's order."""
         rows: dict[str, dict[str, int]] = {}
         for arrival in self._parameters():
-            row = rows.setdefault(module_of(arrival.name), {"loaded": 0, "adapted": 0, "fresh": 0})
-            row[arrival.status] += arrival.num_elements
+            row = rows.setdefault(module_of(arrival.name), dict.fromkeys(_COUNTED, 0))
+            row["num_tensors"] += 1
+            for status in _STATUSES:
+                row[status] += arrival.counted(status)
         return tuple(ModuleRow(module=module, **row) for module, row in rows.items())
 
     def lines(self) -> tuple[str, ...]:
@@ -211,17 +251,12 @@ class LoadReport:
         )
 
     def problems(self, limit: int = 8) -> tuple[str, ...]:
-        """Return what did not fit, one line each, at most `limit` of each kind.
-
-        Args:
-            limit: Further ones are counted in one line.
-        """
+        """Return what to look into, one line each, at most `limit` of a kind."""
         hinted = [u for u in self.unused if u.nearest]
         other_shape = {m.name for m in self.mismatches}
-        fresh = list(_fresh_rows(self.missing(), other_shape))
         return (
-            *_first(limit, "other shapes", [m.line() for m in self.mismatches]),
-            *_first(limit, "missing", fresh),
+            *_first(limit, "of another shape", [m.line() for m in self.mismatches]),
+            *_first(limit, "missing modules", list(_fresh_rows(self.missing(), other_shape))),
             *_first(limit, "unknown names", [f"{u.source} has {u.name}: meant {u.nearest}?" for u in hinted]),
         )
 
@@ -235,13 +270,19 @@ class LoadReport:
             "claimed": self.num_claimed,
             "unused": self.num_unused,
         }
+        tensors = {status: self.num_tensors(status) for status in _STATUSES} | {"unused": len(self.unused)}
         modules = [asdict(row) for row in self.modules()]
-        plain = {"coverage": self.coverage, "counts": counts, "modules": modules, **asdict(self)}
-        result: dict[str, Any] = _listed(plain)
+        head = {"coverage": self.coverage, "counts": counts, "tensors": tensors, "modules": modules}
+        sources = [asdict(source) | {"coverage": source.coverage} for source in self.sources]
+        result: dict[str, Any] = _listed({**head, **asdict(self), "sources": sources})
         return result
 
     def _parameters(self) -> Iterable[Arrival]:
         return (arrival for arrival in self.arrivals if arrival.is_parameter)
+
+
+_STATUSES: tuple[Status, ...] = ("loaded", "adapted", "fresh")
+_COUNTED = (*_STATUSES, "num_tensors")
 
 
 def module_of(name: str) -> str:

@@ -1,72 +1,37 @@
-"""Rule sets and recipes as data: from YAML to rules.
-
-The packaged ones lie beside this file, in `rules/` and `recipes/`.
-"""
+"""Rule sets as data: from YAML to rules. The packaged ones lie beside this file, in `rules/`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
 from linnaeus.errors import ConfigError
-from linnaeus.pretrained._rules import (
+from linnaeus.pretrained._rules import Leave, Rename, Rule, RuleSet
+from linnaeus.pretrained._template import same_places, template
+from linnaeus.pretrained._tensor_rules import (
     AxialFrequencies,
     Constant,
     Fold,
-    InputChannels,
-    Leave,
-    Rename,
-    Rule,
-    RuleSet,
+    Layers,
+    Merge,
     Split,
+    Stack,
+    Transpose,
 )
 
 Plain = Mapping[str, Any]
 
-# In this order: the first whose names are all there tells what a source is.
-RULE_SETS = ("mformer", "convnext", "ropevit")
-STITCHED = "stitched_convnext_ropevit"
+# Of the dialects the first, and of the others the first, whose names are all there tells what a source is.
+RULE_SETS = ("mformer", "convnext_timm", "linnaeus_v1", "metaformer", "convnext", "ropevit")
+METAFORMER = "metaformer"
 
 
-@dataclass(frozen=True, slots=True)
-class PartRecipe:
-    """One source of a stitched model.
-
-    Attributes:
-        name: What the recipe calls it.
-        option: The key of MODEL that names its checkpoint.
-        rules: Its rules.
-        claims: Prefixes of the model's names that it fills.
-    """
-
-    name: str
-    option: str
-    rules: RuleSet
-    claims: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Width:
-    """A width: the size of one dimension of one tensor of a source, under its name after the rules."""
-
-    name: str
-    dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to stitch a model out of several sources; at the joint, all widths are the same."""
-
-    name: str
-    parts: tuple[PartRecipe, ...]
-    joint: Mapping[str, Width]
-
-
+@cache
 def packaged_rules(name: str) -> RuleSet:
     """Return one of the packaged rule sets.
 
@@ -74,35 +39,42 @@ def packaged_rules(name: str) -> RuleSet:
         name: One of `RULE_SETS`.
 
     Raises:
-        ConfigError: A rule that can't be read.
+        ConfigError: No such rule set, or a rule that can't be read.
     """
-    plain = _packaged("rules", name)
-    where = f"rules {name}"
-    rules = tuple(read_rule(rule, where) for rule in plain["rules"])
-    return RuleSet(plain["name"], frozenset(plain["detect"]), rules)
-
-
-def packaged_recipe(name: str) -> Recipe:
-    """Return one of the packaged stitching recipes, with the rules of its parts.
-
-    Args:
-        name: `STITCHED` is the only one.
-    """
-    plain = _packaged("recipes", name)
-    parts = tuple(
-        PartRecipe(part, spec["option"], packaged_rules(spec["rules"]), tuple(spec["claims"]))
-        for part, spec in plain["parts"].items()
+    if name not in RULE_SETS:
+        raise ConfigError(field="rules", expected=f"one of {', '.join(RULE_SETS)}", value=name)
+    plain = packaged("rules", name)
+    return RuleSet(
+        plain["name"],
+        frozenset(plain["detect"]),
+        read_rules(plain["rules"], f"rules {name}"),
+        dialect=bool(plain.get("dialect", False)),
     )
-    return Recipe(plain["name"], parts, {part: Width(**width) for part, width in plain["joint"].items()})
 
 
-def _packaged(folder: str, name: str) -> dict[str, Any]:
+def packaged(folder: str, name: str) -> dict[str, Any]:
+    """Return the content of a packaged YAML file."""
     text = files("linnaeus.pretrained").joinpath(folder, f"{name}.yaml").read_text("utf-8")
     plain: dict[str, Any] = yaml.safe_load(text)
     return plain
 
 
-def read_rule(plain: Plain, where: str) -> Rule:
+def read_rules(plain: object, where: str) -> tuple[Rule, ...]:
+    """Read a list of rules.
+
+    Args:
+        plain: The list.
+        where: What to call its place in an error.
+
+    Raises:
+        ConfigError: It is none, or a rule can't be read.
+    """
+    if not isinstance(plain, Sequence) or isinstance(plain, str):
+        raise ConfigError(field=where, expected="a list of rules", value=plain)
+    return tuple(read_rule(rule, where) for rule in plain)
+
+
+def read_rule(plain: object, where: str) -> Rule:
     """Read one rule: a mapping of its kind to its arguments.
 
     Args:
@@ -112,43 +84,90 @@ def read_rule(plain: Plain, where: str) -> Rule:
     Raises:
         ConfigError: No such kind, arguments of another kind, or a pattern that is none.
     """
+    if not isinstance(plain, Mapping) or len(plain) != 1:
+        raise ConfigError(field=where, expected="a rule is one kind with its arguments", value=plain)
     ((kind, arguments),) = plain.items()
     if kind not in _KINDS:
         raise ConfigError(field=where, expected=f"a rule is one of {', '.join(_KINDS)}", value=kind)
     try:
         return _KINDS[kind](**arguments)
-    except (TypeError, re.error) as error:
+    except (TypeError, ValueError, re.error) as error:
         raise ConfigError(field=f"{where}.{kind}", expected=f"can't be read: {error}") from error
 
 
-def _rename(to: str, match: str | None = None, prefix: str | None = None) -> Rename:
-    return Rename(_pattern(match, prefix, rest=r"(.*)"), to if match else f"{_escaped(to)}\\1")
+def _rename(to: str, match: str | None = None, prefix: str | None = None, name: str | None = None) -> Rename:
+    if sum(given is not None for given in (match, prefix, name)) != 1:
+        raise TypeError("give one of match, prefix and name")
+    if match is not None:
+        return Rename(re.compile(match), to)
+    if prefix is not None:
+        rest = "(.*)"
+        back = (re.compile(re.escape(to) + rest), _escaped(prefix) + r"\1")
+        return Rename(re.compile(re.escape(prefix) + rest), _escaped(to) + r"\1", back)
+    one, other = template(name or ""), template(to)
+    same_places(one, [other])
+    return Rename(one.pattern, _expansion(to), (other.pattern, _expansion(name or "")))
 
 
-def _leave(why: str, match: str | None = None, prefix: str | None = None) -> Leave:
-    return Leave(_pattern(match, prefix, rest=".*"), why)
-
-
-def _pattern(match: str | None, prefix: str | None, *, rest: str) -> re.Pattern[str]:
-    if (match is None) == (prefix is None):
-        raise TypeError("give either match or prefix")
-    return re.compile(match if prefix is None else re.escape(prefix) + rest)  # type: ignore[arg-type]
+def _expansion(text: str) -> str:
+    """Return a template as the replacement of a match of its counterpart."""
+    return re.sub(r"\{([a-z_]+)(?:\.\.\.)?\}", r"\\g<\1>", _escaped(text))
 
 
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\")
 
 
-def _split(name: str, dim: int, to: str, heads_by_width: dict[int, int] | None = None) -> Split:
-    return Split(name, dim, to, heads_by_width or {})
+def _leave(why: str, match: str | None = None, prefix: str | None = None) -> Leave:
+    if (match is None) == (prefix is None):
+        raise TypeError("give either match or prefix")
+    return Leave(re.compile(match if prefix is None else re.escape(prefix) + ".*"), why)  # type: ignore[arg-type]
+
+
+def _split(name: str, into: Sequence[str], dim: int = 0) -> Split:
+    whole, parts = template(name), [template(part) for part in into]
+    same_places(whole, parts)
+    return Split(whole, tuple(parts), dim)
+
+
+def _merge(names: Sequence[str], to: str, dim: int = 0) -> Merge:
+    return _split(to, names, dim).inverse()
+
+
+def _transpose(name: str, dims: Sequence[int]) -> Transpose:
+    if sorted(dims) != list(range(len(dims))):
+        raise ValueError(f"{list(dims)} is no order of dimensions")
+    return Transpose(template(name), tuple(dims))
+
+
+def _layers(name: str, to: str, dim: int = 0, heads_by_width: dict[int, int] | None = None) -> Layers:
+    return Layers(name, _indexed(to), dim, heads_by_width or {})
+
+
+def _stack(names: str, to: str, dim: int = 0) -> Stack:
+    return Stack(_indexed(names), to, dim)
+
+
+def _indexed(text: str) -> Any:
+    made = template(text)
+    if made.places != {"index"}:
+        raise ValueError(f"{text!r} must have the one place {{index}}")
+    return made
+
+
+def _axial(to: str, beside: str, theta: float, *, retune: bool = False) -> AxialFrequencies:
+    return AxialFrequencies(re.compile(to), beside, float(theta), retune)
 
 
 _KINDS: Mapping[str, Callable[..., Rule]] = {
     "rename": _rename,
-    "leave": _leave,
+    "drop": _leave,
     "split": _split,
+    "merge": _merge,
+    "transpose": _transpose,
+    "layers": _layers,
+    "stack": _stack,
     "fold": lambda scale, into: Fold(re.compile(scale), tuple(into)),
-    "input_channels": lambda match: InputChannels(re.compile(match)),
-    "axial_frequencies": lambda to, beside, theta: AxialFrequencies(re.compile(to), beside, float(theta)),
+    "axial_frequencies": _axial,
     "constant": lambda match, what: Constant(re.compile(match), what),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,11 +25,13 @@ class Target:
         name: Its first name in the model's state dict.
         tensor: The parameter or buffer itself.
         is_parameter: False for a buffer.
+        owners: The module that holds it, and the modules around that, from the innermost on.
     """
 
     name: str
     tensor: Tensor
     is_parameter: bool
+    owners: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def shape(self) -> Shape:
@@ -49,18 +51,30 @@ def targets_of(model: nn.Module) -> Targets:
     """Return a model's tensors: those of its state dict.
 
     Raises:
-        IncompatibleWeightsError: A lazy module does not know its shapes yet.
+        IncompatibleWeightsError: A lazy module has no shapes yet.
     """
     parameters = {id(parameter) for parameter in model.parameters()}
+    modules = dict(model.named_modules(remove_duplicate=False))
     by_id: dict[int, Target] = {}
     names: dict[str, Target] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if is_lazy(tensor):
             raise _no_memory(name, "it belongs to a lazy module that has not run yet")
         if isinstance(tensor, Tensor):
-            target = by_id.setdefault(id(tensor), Target(name, tensor, id(tensor) in parameters))
-            names[name] = target
+            if id(tensor) not in by_id:
+                is_parameter = id(tensor) in parameters
+                by_id[id(tensor)] = Target(name, tensor, is_parameter, _owners(name, modules))
+            names[name] = by_id[id(tensor)]
     return Targets(tuple(by_id.values()), names)
+
+
+def _owners(name: str, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, ...]:
+    owners = []
+    while name:
+        name = name.rpartition(".")[0]
+        if name in modules:
+            owners.append(modules[name])
+    return tuple(owners)
 
 
 def require_memory(targets: Targets) -> None:
@@ -99,13 +113,13 @@ class Wishes:
 
     Attributes:
         dropped: Prefixes of source names that are not to be loaded; a prefix is a prefix.
-        resize_rel_pos_bias: Whether relative position tables of another size should be resampled.
+        resize_rel_pos_bias: Whether relative position tables of another size are resampled.
         module_prefix: Whether a leading `module.` is stripped.
         strict: Whether everything must match, heads too.
     """
 
     dropped: tuple[str, ...] = ()
-    resize_rel_pos_bias: bool = False
+    resize_rel_pos_bias: bool = True
     module_prefix: bool = True
     strict: bool = False
 
@@ -123,7 +137,7 @@ def wishes_of(model: nn.Module) -> Wishes:
         raise ConfigError(field=f"{type(model).__name__}.{HOOK}", expected="a mapping", value=hook)
     return Wishes(
         dropped=(*_prefixes(hook, "drop_buffers"), *_prefixes(hook, "drop_params")),
-        resize_rel_pos_bias=bool(hook.get("interpolate_rel_pos_bias", False)),
+        resize_rel_pos_bias=bool(hook.get("interpolate_rel_pos_bias", True)),
         module_prefix=bool(hook.get("supports_module_prefix", True)),
         strict=bool(hook.get("strict", False)),
     )

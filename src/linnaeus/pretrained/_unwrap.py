@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from linnaeus.errors import IncompatibleWeightsError
+from linnaeus.errors import ConfigError, IncompatibleWeightsError
+from linnaeus.pth import StoredTensor
 
 # Where weights are kept in a file, in the order of preference: the trained ones before their average.
+AVERAGED = ("state_dict_ema", "model_ema", "ema")
 CONTAINERS = (
     "model",
     "state_dict",
     "model_state",
     "model_state_dict",
     "net",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
+    *AVERAGED,
+    "teacher",
+    "student",
 )
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.", "model.")
 MAX_DEPTH = 4
@@ -29,49 +32,76 @@ class Unwrapped:
     """The tensors of a file.
 
     Attributes:
-        tensors: By the names they have there.
+        tensors: By the names they have there; `StoredTensor`s where the file was only sketched.
         container: The key, or dotted keys, that they were found under; empty for a bare state dict.
         others: Other keys under which there are weights too, not taken.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Any]
     container: str
     others: tuple[str, ...]
 
 
-def unwrap(loaded: object, path: str) -> Unwrapped:
+def unwrap(loaded: object, path: str, *, averaged: bool = False, container: str | None = None) -> Unwrapped:
     """Find the state dict in a loaded file.
 
     Args:
-        loaded: What the file holds.
+        loaded: What the file holds; tensors may be in memory or still in the file.
         path: The file, for errors.
+        averaged: Take the averaged weights (EMA), which must be there.
+        container: Take the weights under this key, or dotted keys, instead of those found first.
 
     Raises:
-        IncompatibleWeightsError: There is none; the details list what there is instead.
+        IncompatibleWeightsError: There are none; the details list what there is instead.
+        ConfigError: Both an average and a container were asked for.
     """
-    keys: list[str] = []
+    if averaged and container:
+        raise ConfigError(
+            field="MODEL.PRETRAINED_EMA", expected="PRETRAINED_CONTAINER is set; give one of them"
+        )
+    start, keys = _named(loaded, path, container) if container else (loaded, [])
     others: list[str] = []
-    node = loaded
+    node: object = start
+    wanted = averaged
     for _ in range(MAX_DEPTH):
-        inside = [
-            key for key in CONTAINERS if isinstance(node, Mapping) and isinstance(node.get(key), Mapping)
-        ]
+        inside = _containers(node)
         if not inside or not isinstance(node, Mapping):
             break
-        others += [".".join([*keys, key]) for key in inside[1:]]
-        keys.append(inside[0])
-        node = node[inside[0]]
+        chosen = next((key for key in inside if key in AVERAGED), inside[0]) if wanted else inside[0]
+        wanted = wanted and chosen not in AVERAGED
+        others += [".".join([*keys, key]) for key in inside if key != chosen]
+        keys.append(chosen)
+        node = node[chosen]
     tensors = _tensors(node)
     if not tensors:
         raise _no_weights(node, path, ".".join(keys))
+    if wanted:
+        raise _no_average(path, ".".join(keys))
     return Unwrapped(tensors, ".".join(keys), tuple(others))
 
 
-def _tensors(node: object) -> dict[str, Tensor]:
+def _containers(node: object) -> list[str]:
+    if not isinstance(node, Mapping):
+        return []
+    return [key for key in CONTAINERS if isinstance(node.get(key), Mapping)]
+
+
+def _named(loaded: object, path: str, container: str) -> tuple[object, list[str]]:
+    node = loaded
+    for key in container.split("."):
+        if not isinstance(node, Mapping) or not isinstance(node.get(key), Mapping):
+            raise _no_weights(node, path, container)
+        node = node[key]
+    return node, container.split(".")
+
+
+def _tensors(node: object) -> dict[str, Any]:
     if not isinstance(node, Mapping):
         return {}
     return {
-        name: value for name, value in node.items() if isinstance(name, str) and isinstance(value, Tensor)
+        name: value
+        for name, value in node.items()
+        if isinstance(name, str) and isinstance(value, (Tensor, StoredTensor))
     }
 
 
@@ -83,8 +113,19 @@ def _no_weights(node: object, path: str, container: str) -> IncompatibleWeightsE
     return IncompatibleWeightsError(
         path=path,
         problem=f"holds no weights{where}",
-        advice=f"Looked for tensors, and for a dict of them under {', '.join(CONTAINERS)}.",
+        advice=f"Looked for tensors, and for a dict of them under {', '.join(CONTAINERS)};"
+        " MODEL.PRETRAINED_CONTAINER names another key.",
         details=found[:12] or [f"a {type(node).__name__}"],
+    )
+
+
+def _no_average(path: str, container: str) -> IncompatibleWeightsError:
+    found = f"only those under {container!r}" if container else "only bare ones"
+    return IncompatibleWeightsError(
+        path=path,
+        problem=f"holds no averaged weights, {found}",
+        advice=f"Averages are looked for under {', '.join(AVERAGED)}. Without MODEL.PRETRAINED_EMA the others"
+        " are loaded.",
     )
 
 
@@ -112,7 +153,7 @@ def strip(name: str, chain: tuple[str, ...]) -> str:
     return name
 
 
-def stripped(tensors: Mapping[str, Tensor], chain: tuple[str, ...]) -> dict[str, str]:
+def stripped(tensors: Iterable[str], chain: tuple[str, ...]) -> dict[str, str]:
     """Return the names without a chain of prefixes, each with the name it had.
 
     Of two names that become one, the one that had the prefixes stays.

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from linnaeus.pth import StoredTensor
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
+Held = Tensor | StoredTensor
+"""A tensor of a source: in memory, or still in its file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,8 @@ class Weight:
         read: Gives its value.
         adapted: What was done to it on the way, or None when nothing was.
         constant: What it is, when a model that holds it as a constant must already agree with it.
+        stored: The tensor in its file, while nothing was done to it.
+        rows: Which rows of the model's tensor it fills; None for all of them.
     """
 
     shape: Shape
@@ -36,16 +42,39 @@ class Weight:
     read: Callable[[], Tensor]
     adapted: str | None = None
     constant: str | None = None
+    stored: StoredTensor | None = None
+    rows: tuple[int, ...] | None = None
 
     @property
     def num_elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+        """Number of elements that it fills."""
+        if self.rows is None:
+            return math.prod(self.shape)
+        return len(self.rows) * math.prod(self.shape[1:])
 
 
-def weight_of(name: str, tensor: Tensor) -> Weight:
+def dtype_of(held: Held) -> torch.dtype:
+    """Return the dtype of a tensor in memory or in a file."""
+    if isinstance(held, Tensor):
+        return held.dtype
+    found: torch.dtype = getattr(torch, held.dtype)
+    return found
+
+
+def value_of(held: Held) -> Tensor:
+    """Return a tensor's value, read from its file if it is there."""
+    return held if isinstance(held, Tensor) else held.read()
+
+
+def weight_of(name: str, held: Held) -> Weight:
     """Return a source's tensor, as it is, under the name it has there."""
-    return Weight(shape=tuple(tensor.shape), dtype=tensor.dtype, origins=(name,), read=lambda: tensor)
+    return Weight(
+        shape=tuple(held.shape),
+        dtype=dtype_of(held),
+        origins=(name,),
+        read=lambda: value_of(held),
+        stored=None if isinstance(held, Tensor) else held,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +92,6 @@ class Offer:
     conflicts: tuple[str, ...] = ()
 
 
-def offer_of(tensors: Mapping[str, Tensor]) -> Offer:
+def offer_of(tensors: Mapping[str, Held]) -> Offer:
     """Return a source's tensors, before any rule."""
     return Offer({name: weight_of(name, tensor) for name, tensor in tensors.items()}, {})

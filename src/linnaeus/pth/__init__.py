@@ -11,15 +11,20 @@ from linnaeus.pth._fill import MappedFile, mapped_file
 from linnaeus.pth._finite import not_finite
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
+from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save
+from linnaeus.pth._sketch import sketch
+from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
 __all__ = [
+    "INDEX_SUFFIX",
     "Comparison",
     "Description",
     "Leaves",
     "MappedFile",
+    "StoredTensor",
     "TensorDifference",
     "TensorInfo",
     "ValueDifference",
@@ -33,5 +38,6 @@ __all__ = [
     "require_valid",
     "rewrite_trusted",
     "save",
+    "sketch",
     "verify",
 ]

@@ -117,7 +117,8 @@ def _numbered(root: Any) -> Iterator[tuple[str, int]]:
                 continue
             seen.add(first)
         inside = [
-            (path if key is None else f"{path}.{key}" if path else key, item) for key, item in _children(node)
+            (path if key is None else f"{path}.{key}" if path else key, item)
+            for key, item in child_nodes(node)
         ]
         stack.extend(reversed(inside))
 
@@ -126,7 +127,7 @@ _PAIRS = ("$dict", "$ordered", "$counter")
 _SEQUENCES = ("$tuple", "$set")
 
 
-def _children(node: Any) -> list[tuple[str | None, Any]]:
+def child_nodes(node: Any) -> list[tuple[str | None, Any]]:
     """Return the values inside a node with their keys; None for what is the same thing in another form."""
     if isinstance(node, list):
         return [(str(number), item) for number, item in enumerate(node)]
@@ -136,7 +137,7 @@ def _children(node: Any) -> list[tuple[str | None, Any]]:
     if not kind.startswith("$"):
         return list(node.items())
     if kind in _PAIRS:
-        return [(str(_key(key)), item) for key, item in node[kind]] + _children(node.get("attributes"))
+        return [(str(_key(key)), item) for key, item in node[kind]] + child_nodes(node.get("attributes"))
     if kind in _SEQUENCES:
         return [(str(number), item) for number, item in enumerate(node[kind])]
     if kind == "$parameter":

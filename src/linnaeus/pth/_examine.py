@@ -23,6 +23,14 @@ from linnaeus.pth._archive import PICKLE_RECORD, Archive, not_readable, open_arc
 from linnaeus.pth._document import RECORD, Document, TensorInfo, parse
 from linnaeus.pth._legacy import code_asked_for, is_legacy, read_legacy, starts_like_pickle
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
+from linnaeus.pth._safetensors import (
+    INDEX,
+    SAFETENSORS,
+    is_index,
+    is_safetensors,
+    read_header,
+    read_index,
+)
 from linnaeus.pth._tail import read_document
 
 _HEAD_BYTES = 512
@@ -45,6 +53,7 @@ class Examination:
         document: Its own description; None for files that linnaeus did not write.
         refused: Names that its pickle asks for beyond data, where the pickle was looked at.
         replaced: Names of classes that hold only data, for which plain values stand in.
+        tree: The object with stubs for tensors, where the pickle was looked at.
     """
 
     path: Path
@@ -57,6 +66,7 @@ class Examination:
     document: Document | None = None
     refused: Sequence[str] = ()
     replaced: frozenset[str] = frozenset()
+    tree: Any = None
 
     def require_safe(self) -> None:
         """Check that the file asks for nothing but data.
@@ -102,6 +112,13 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
                 if document is not None and not thoroughly:
                     return _described(path, size_bytes, document)
                 return _examine_archive(path, size_bytes, document)
+            if is_safetensors(path, head):
+                tensors, about = read_header(path, file.fileno(), size_bytes)
+                names = tuple(tensor.name for tensor in tensors)
+                return Examination(path, SAFETENSORS, size_bytes, tensors, names, about)
+        if is_index(path, head):
+            files = tuple(dict.fromkeys(read_index(path).values()))
+            return Examination(path, INDEX, size_bytes, (), files, {})
         if is_legacy(head):
             return _examine_legacy(path, size_bytes)
         asked_for = code_asked_for(path)
@@ -156,6 +173,7 @@ def _outlined(
         archive,
         refused=outline.refused,
         replaced=frozenset(outline.replaced),
+        tree=outline.tree,
     )
 
 
@@ -252,7 +270,7 @@ def _guess(head: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer (run: git lfs pull)"
     if head[8:9] == b"{" and head[:8].strip(b"\0"):
-        return "a safetensors file"
+        return "a safetensors file (its name must end in .safetensors)"
     if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         return "a tar or compressed file"
     if starts_like_pickle(head):

@@ -22,6 +22,7 @@ from linnaeus.pth._document import RECORD, Document
 from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._globals import STAND_INS
 from linnaeus.pth._outline import BAD_PICKLE
+from linnaeus.pth._safetensors import INDEX, SAFETENSORS
 from linnaeus.pth._stand_ins import REPLACEMENTS, without_stand_ins
 from linnaeus.pth._tail import read_document
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool = True) -> Any:
     """Load a checkpoint that any version of torch or linnaeus wrote, without running code from it.
+
+    Safetensors files are read too.
 
     Args:
         path: The file.
@@ -61,6 +64,8 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
         return load_described(Path(path), document, storages)
     found = examine(Path(path))
     found.require_safe()
+    if found.kind in (SAFETENSORS, INDEX):
+        return _load_safetensors(found, map_location)
     return _load_pickled(found, map_location=map_location, mmap=mmap)
 
 
@@ -80,6 +85,13 @@ def own_document(path: Path) -> Document | None:
 def _is_plain_place(map_location: Any) -> bool:
     """Tell whether tensors just go to one device; what torch does for anything else is left to torch."""
     return str(map_location) != "meta" and (isinstance(map_location, str) or hasattr(map_location, "index"))
+
+
+def _load_safetensors(found: Examination, map_location: Any) -> dict[str, Any]:
+    """Return the tensors of a safetensors file, or of all that an index names, by name."""
+    from linnaeus.pth._sketch import sketch_examined
+
+    return {name: stored.read().to(map_location) for name, stored in sketch_examined(found).items()}
 
 
 def _load_pickled(found: Examination, *, map_location: Any, mmap: bool) -> Any:

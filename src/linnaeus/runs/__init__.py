@@ -4,11 +4,12 @@ Everything is read from the files themselves, so nothing can be out of step with
 """
 
 from linnaeus.runs._listing import RunCheckpoint, list_checkpoints, read_checkpoint
-from linnaeus.runs._names import BEST_LINK, LATEST_LINK, checkpoint_name, numbers_in_name
+from linnaeus.runs._names import BEST_LINK, LATEST_LINK, REPORT_NAME, checkpoint_name, numbers_in_name
 
 __all__ = [
     "BEST_LINK",
     "LATEST_LINK",
+    "REPORT_NAME",
     "RunCheckpoint",
     "checkpoint_name",
     "list_checkpoints",

@@ -6,6 +6,8 @@ import re
 
 LATEST_LINK = "latest.pth"
 BEST_LINK = "best.pth"
+# What pretrained weights arrived in the run's model, for people and their programs.
+REPORT_NAME = "load_report.json"
 
 _OURS = re.compile(r"checkpoint_epoch_(?P<epoch>[0-9]+)(?:_step_(?P<step>[0-9]+))?\.pth")
 _EARLIER = re.compile(r"ckpt_epoch_(?P<epoch>[0-9]+)\.pth")

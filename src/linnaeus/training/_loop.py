@@ -100,7 +100,7 @@ def train(cfg: Config, *, observer: Observer | None = None) -> TrainResult:
     progress = ckpt.resume()
     report = None
     if progress.resumed_from is None:
-        report = _start_from_pretrained(cfg, run, ckpt)
+        report = _start_from_pretrained(cfg, run)
     if observer:
         observer.on_start(options.EPOCHS * len(run.loader), progress, report)
     metrics: dict[str, float] = {}
@@ -162,14 +162,12 @@ def _warmup_then_cosine(warmup_steps: int, num_steps: int) -> Any:
     return factor
 
 
-def _start_from_pretrained(cfg: Config, run: _Run, ckpt: CheckpointManager) -> LoadReport:
+def _start_from_pretrained(cfg: Config, run: _Run) -> LoadReport:
     report = load_pretrained(cfg, run.model)
     if run.ema:
         run.ema.module.load_state_dict(
             run.model.state_dict()
         )  # else the average would begin from random weights
-    if report.sources:
-        ckpt.lineage["pretrained"] = report.to_plain()
     return report
 
 

@@ -32,6 +32,7 @@ _CODES = {
     errors.InsufficientSpaceError(**_FILE): 8,
     errors.LoadError(**_FILE): 1,
     errors.IncompatibleWeightsError(**_FILE): 1,
+    errors.StitchError(**_FILE): 1,
     errors.ResumeMismatchError(**_FILE): 1,
 }
 

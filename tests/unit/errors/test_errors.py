@@ -26,6 +26,7 @@ from linnaeus.errors import (
     RemoteTimeoutError,
     ResumeMismatchError,
     SaveError,
+    StitchError,
     UnsafeCheckpointError,
     UnsupportedFormatError,
     error_named,
@@ -62,6 +63,7 @@ EVERY = [
     InsufficientSpaceError(**_FILE, needed_bytes=2_000_000, free_bytes=1000),
     LoadError(**_FILE),
     IncompatibleWeightsError(**_FILE, details=["head: (10, 4) here, (5, 4) there"]),
+    StitchError(**_FILE, details=["norm.weight is claimed twice"]),
     ResumeMismatchError(**_FILE, details=["no scheduler in the file"]),
 ]
 CAUGHT_AS = {

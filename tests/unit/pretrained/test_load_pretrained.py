@@ -107,7 +107,7 @@ def test_pretrained_source_says_which_is_meant(cache):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"PRETRAINED": "x.pth", "PRETRAINED_SOURCE": "metaformer"},
+        {"PRETRAINED": "x.pth", "PRETRAINED_SOURCE": "metaformers"},
         {"PRETRAINED_SOURCE": "stitched_convnext_ropevit"},
         {"PRETRAINED_SOURCE": "single", **BOTH},
     ],

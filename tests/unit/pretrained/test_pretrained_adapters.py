@@ -4,10 +4,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 
 from linnaeus.pretrained._adapters import (
     axial_frequencies,
+    channels,
     folded,
     rotary_base,
     sliced,
-    summed_channels,
     unit_scale,
 )
 from linnaeus.pretrained._weights import weight_of
@@ -45,7 +45,7 @@ def test_summed_channels_keep_the_function_on_gray_images():
     """A convolution of a gray image equals the one of the same image in three channels."""
     torch.manual_seed(0)
     weight, gray = torch.randn(4, 3, 2, 2), torch.randn(2, 1, 6, 6)
-    made = summed_channels(weight_of("w", weight))
+    made = channels(weight_of("w", weight), 1)
     expected = F.conv2d(gray.expand(-1, 3, -1, -1), weight, stride=2)
     assert made.shape == made.read().shape == (4, 1, 2, 2)
     torch.testing.assert_close(F.conv2d(gray, made.read(), stride=2), expected, rtol=0, atol=1e-5)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from linnaeus.errors import ConfigError
-from linnaeus.pretrained._rulebook import RULE_SETS, STITCHED, packaged_recipe, packaged_rules, read_rule
+from linnaeus.pretrained._recipe import STITCHED, packaged_recipe
+from linnaeus.pretrained._rulebook import RULE_SETS, packaged_rules, read_rule
 from linnaeus.pretrained._weights import offer_of
 
 
@@ -27,7 +28,7 @@ def test_a_prefix_is_a_prefix():
 
 def test_a_pattern_matches_whole_names_only():
     """A pattern is never searched for inside a name."""
-    rule = {"leave": {"match": r"norm\..*", "why": "test"}}
+    rule = {"drop": {"match": r"norm\..*", "why": "test"}}
     left = apply(rule, offer("norm.weight", "blocks.0.norm.weight", "norm1.weight"))
     assert set(left.weights) == {"blocks.0.norm.weight", "norm1.weight"}
     assert left.left == {"norm.weight": "test"}
@@ -47,7 +48,7 @@ def test_renaming_two_to_one_is_a_conflict():
 
 def test_what_the_model_has_is_never_left_out():
     """A leave rule does not touch a name that the model has a place for."""
-    rule = {"leave": {"match": "pos_embed", "why": "test"}}
+    rule = {"drop": {"match": "pos_embed", "why": "test"}}
     assert "pos_embed" in apply(rule, offer("pos_embed"), target=["pos_embed"]).weights
 
 
@@ -61,8 +62,8 @@ def test_a_scale_without_what_it_scales_stays_to_be_reported():
     "rule",
     [
         {"remove": {"prefix": "x"}},
-        {"leave": {"why": "neither"}},
-        {"leave": {"why": "both", "prefix": "a", "match": "a"}},
+        {"drop": {"why": "neither"}},
+        {"drop": {"why": "both", "prefix": "a", "match": "a"}},
         {"rename": {"match": "(", "to": ""}},
         {"rename": {"prefix": "a", "to": "b", "also": 1}},
     ],
@@ -84,5 +85,5 @@ def test_packaged_rules_can_be_read(name):
 
 def test_the_parts_of_the_recipe_claim_apart():
     """No claim of one part begins with a claim of the other, so nothing can be claimed twice."""
-    first, second = packaged_recipe(STITCHED).parts
+    first, second = packaged_recipe(STITCHED).sources
     assert not [a for a in first.claims for b in second.claims if a.startswith(b) or b.startswith(a)]

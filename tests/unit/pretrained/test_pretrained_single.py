@@ -13,8 +13,8 @@ from torch import nn
 from linnaeus.errors import ConfigError, IncompatibleWeightsError
 from linnaeus.pretrained import LoadReport
 from linnaeus.pretrained._fit import Source
-from linnaeus.pretrained._load import transfer
 from linnaeus.pretrained._rulebook import RULE_SETS, packaged_rules
+from linnaeus.pretrained._transfer import transfer
 from linnaeus.pretrained._unwrap import PREFIXES, unwrap
 from support.published import ropevit
 
@@ -51,7 +51,7 @@ def load(state, model, *, min_coverage=0.9):
         unwrapped=unwrapped,
         rules=tuple(map(packaged_rules, RULE_SETS)),
     )
-    return transfer([source], model, joint={}, min_coverage=min_coverage)
+    return transfer([source], model, min_coverage=min_coverage)
 
 
 def differing(model, state):
@@ -288,13 +288,13 @@ def test_a_strict_model_takes_all_or_nothing(change):
     load(net().state_dict(), wishing(strict=True))
 
 
-def test_tables_that_would_need_resampling_are_refused():
-    """interpolate_rel_pos_bias with a table of another size is an error as long as it can't be done."""
+def test_tables_are_not_resampled_for_a_model_that_forbids_it():
+    """With interpolate_rel_pos_bias false, a table of another size is a mismatch that says so."""
     state = {**net().state_dict(), "attn.relative_position_bias_table": torch.ones(9, 2)}
-    model = wishing(interpolate_rel_pos_bias=True)
+    model = wishing(interpolate_rel_pos_bias=False)
     _plant(model, "attn.relative_position_bias_table", torch.ones(25, 2))
-    with pytest.raises(IncompatibleWeightsError, match="resampled"):
-        load(state, model, min_coverage=0.0)
+    report = load(state, model, min_coverage=0.0)
+    assert "no resampling" in report.mismatches[0].line()
 
 
 def test_metadata_that_is_none_is_refused():

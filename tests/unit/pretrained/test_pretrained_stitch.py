@@ -9,10 +9,11 @@ from linnaeus.errors import IncompatibleWeightsError
 from linnaeus.models import VARIANTS, mFormer
 from linnaeus.pretrained._account import account, claims_of
 from linnaeus.pretrained._fit import Source, fit
-from linnaeus.pretrained._load import transfer
 from linnaeus.pretrained._plan import plan
-from linnaeus.pretrained._rulebook import STITCHED, packaged_recipe, packaged_rules
+from linnaeus.pretrained._recipe import STITCHED, packaged_recipe
+from linnaeus.pretrained._rulebook import packaged_rules
 from linnaeus.pretrained._targets import Wishes, targets_of
+from linnaeus.pretrained._transfer import transfer
 from linnaeus.pretrained._unwrap import unwrap
 from support.published import CONVNEXT, ROPEVIT, convnext, ropevit
 from support.reference import convnext_map, ropevit_features
@@ -46,18 +47,18 @@ def sources_of(states):
             identifier=f"{part.name}.pth",
             path=f"/cache/{part.name}.pth",
             unwrapped=unwrap({"model": states[part.name]}, part.name),
-            rules=(part.rules,),
+            rules=part.rules,
             claims=part.claims,
         )
-        for part in packaged_recipe(STITCHED).parts
+        for part in packaged_recipe(STITCHED).sources
         if part.name in states
     ]
 
 
 def stitch(model, *, min_coverage=0.9, **states):
     """Stitch state dicts, by the recipe's name for them, into a model."""
-    joint = packaged_recipe(STITCHED).joint
-    return transfer(sources_of(states), model, joint=joint, min_coverage=min_coverage)
+    joints = packaged_recipe(STITCHED).joints
+    return transfer(sources_of(states), model, joints=joints, min_coverage=min_coverage)
 
 
 def state_of(model):
@@ -98,7 +99,7 @@ def test_every_size_is_covered_by_its_sources(name, conv, vit):
         states = {"convnext": convnext(*CONVNEXT[conv]), "ropevit": ropevit(*ROPEVIT[vit])}
     targets, sources = targets_of(model), sources_of(states)
     found = fit(sources, targets, Wishes())
-    made = plan(found, Wishes(), packaged_recipe(STITCHED).joint)
+    made = plan(found, Wishes(), packaged_recipe(STITCHED).joints)
     claims = claims_of(found, targets, Wishes())
     report = account(model, targets, found, made, claims, min_coverage=0.9)
     assert (made.conflicts, made.mismatches, report.coverage) == ([], [], 1.0)
@@ -278,5 +279,5 @@ def test_two_sources_never_fill_the_same_parameter():
         for n, s in (("one", 1), ("two", 2))
     ]
     with pytest.raises(IncompatibleWeightsError, match=r"claimed twice: by .* of one and by .* of two"):
-        transfer(sources, model, joint={}, min_coverage=0.0)
+        transfer(sources, model, min_coverage=0.0)
     assert_untouched(model, before)

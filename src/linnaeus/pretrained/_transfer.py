@@ -1,0 +1,167 @@
+"""Bring sources into a model: plan, check, and only then copy.
+
+The model is either filled as reported or untouched. Nothing is resized and no parameter replaced, so
+optimizers that already hold the parameters stay right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from linnaeus.errors import IncompatibleWeightsError, StitchError
+from linnaeus.pretrained._account import account, claims_of
+from linnaeus.pretrained._fit import Fit, Source, fit
+from linnaeus.pretrained._heads import missing_heads
+from linnaeus.pretrained._keep import remember, report_of
+from linnaeus.pretrained._plan import Copy, Joint, Plan, plan
+from linnaeus.pretrained._report import LoadReport, SourceReport
+from linnaeus.pretrained._sources import require_readable
+from linnaeus.pretrained._targets import Targets, Wishes, require_memory, targets_of, wishes_of
+
+logger = logging.getLogger("linnaeus.pretrained")
+
+MAX_CONFLICTS = 6
+_MAX_THREADS = 8
+
+
+def transfer(
+    sources: Sequence[Source], model: nn.Module, *, joints: Sequence[Joint] = (), min_coverage: float
+) -> LoadReport:
+    """Bring sources into a model.
+
+    Args:
+        sources: What to load.
+        model: The model.
+        joints: Widths that must be the same, by source.
+        min_coverage: Share of what each source claims, and of all of it, that must arrive.
+
+    Returns:
+        What arrived; also kept with the model, for the checkpoints of its run.
+
+    Raises:
+        IncompatibleWeightsError: See `load_pretrained`; the model is untouched.
+    """
+    started = time.perf_counter()
+    targets = targets_of(model)
+    made, report, wishes = _planned(require_readable(list(sources)), model, targets, joints, min_coverage)
+    _require(made, report, wishes)
+    require_memory(targets)
+    num_bytes = _copy(made.copies.values())
+    seconds = time.perf_counter() - started
+    report = replace(report, notes=(*report.notes, *_overwritten(model, report)))
+    remember(model, report)
+    logger.info("pretrained: %s (%d bytes in %.2f s)", report.summary(), num_bytes, seconds)
+    return report
+
+
+def rehearse(
+    sources: Sequence[Source], model: nn.Module, *, joints: Sequence[Joint] = (), min_coverage: float
+) -> LoadReport:
+    """Return the report that `transfer` would give, with its conflicts, without touching the model.
+
+    The model may be on the meta device; no tensor of a source is read but those of which values decide.
+    """
+    _, report, wishes = _planned(sources, model, targets_of(model), joints, min_coverage)
+    strict = _not_strict(report) if wishes.strict else ()
+    return replace(report, conflicts=(*report.conflicts, *strict))
+
+
+def _planned(
+    sources: Sequence[Source],
+    model: nn.Module,
+    targets: Targets,
+    joints: Sequence[Joint],
+    min_coverage: float,
+) -> tuple[Plan, LoadReport, Wishes]:
+    wishes = wishes_of(model)
+    found: Fit = fit(sources, targets, wishes)
+    made = plan(found, wishes, joints)
+    claims = claims_of(found, targets, wishes)
+    report = account(model, targets, found, made, claims, min_coverage=min_coverage)
+    fresh_heads = [a.name for a in report.arrivals if a.is_head and a.status == "fresh"]
+    unkept = [why for policy in {s.heads for s in sources} for why in missing_heads(policy, fresh_heads)]
+    return made, replace(report, conflicts=(*report.conflicts, *unkept)), wishes
+
+
+def _require(made: Plan, report: LoadReport, wishes: Wishes) -> None:
+    """Refuse a plan that would not do what was asked."""
+    if made.seams:
+        problem = f"its sources do not make one model ({len(made.seams)})"
+        raise _refused(report, problem, made.seams, kind=StitchError)
+    conflicts = [*report.conflicts, *(_not_strict(report) if wishes.strict else [])]
+    if conflicts:
+        raise _refused(
+            report, f"the model would not be what the weights are for ({len(conflicts)})", conflicts
+        )
+    if not report.num_claimed:
+        raise _refused(report, "the model has nothing that they could fill", [])
+    short = [source for source in report.sources if source.coverage < report.min_coverage]
+    if short:
+        raise _refused(report, f"too little of it would arrive: {_shares(short, report)}", [])
+
+
+def _not_strict(report: LoadReport) -> list[str]:
+    fresh = [f"nothing for {a.name}" for a in report.arrivals if a.status == "fresh"]
+    unused = [f"no place for {u.name} ({u.reason})" for u in report.unused]
+    return [*fresh, *unused]
+
+
+def _shares(short: Iterable[SourceReport], report: LoadReport) -> str:
+    shares = (f"{s.coverage:.1%} of {s.num_claimed:,} parameters from {s.identifier}" for s in short)
+    return f"{' and '.join(shares)}, at least {report.min_coverage:.1%} asked for"
+
+
+def _refused(
+    report: LoadReport,
+    problem: str,
+    conflicts: Sequence[str],
+    kind: type[IncompatibleWeightsError] = IncompatibleWeightsError,
+) -> IncompatibleWeightsError:
+    more = len(conflicts) - MAX_CONFLICTS
+    shown = conflicts if more <= 0 else [*conflicts[:MAX_CONFLICTS], f"and {more} more like these"]
+    return kind(
+        path=" and ".join(source.path for source in report.sources),
+        problem=problem,
+        advice="The model is untouched. MODEL.PRETRAINED_MIN_COVERAGE says how much must arrive.",
+        details=[*shown, *report.problems(), *report.notes],
+    )
+
+
+def _copy(copies: Collection[Copy]) -> int:
+    """Copy the weights on several cores and return their bytes as the model holds them."""
+    num_threads = max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(copies)))
+    # The largest first, so that none is left to one core at the end.
+    largest_first = sorted(copies, key=lambda copy: copy.target.tensor.nbytes, reverse=True)
+    with ThreadPoolExecutor(num_threads) as pool:
+        return sum(pool.map(_fill, largest_first))
+
+
+def _fill(copy: Copy) -> int:
+    weight, tensor = copy.weight, copy.target.tensor
+    with torch.no_grad():  # counts for the thread that it is in
+        if weight.rows is not None:
+            tensor[list(weight.rows)] = weight.read().to(tensor)
+        elif weight.stored is None or not weight.stored.read_into(tensor):
+            tensor.copy_(weight.read())
+    return tensor.nbytes
+
+
+def _overwritten(model: nn.Module, report: LoadReport) -> Iterable[str]:
+    """Tell when weights replace those of an earlier load: whoever loads twice seldom means to."""
+    before = report_of(model)
+    if before is None:
+        return
+    filled = {a.name for a in before.arrivals if a.status != "fresh"}
+    again = [a for a in report.arrivals if a.status != "fresh" and a.name in filled]
+    if again:
+        names = " and ".join(source.identifier for source in before.sources)
+        count = sum(a.num_elements for a in again if a.is_parameter)
+        yield f"{count:,} parameters that {names} had filled before were overwritten"
