@@ -9,6 +9,7 @@ from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._fill import MappedFile, mapped_file
 from linnaeus.pth._finite import not_finite
+from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._safetensors import INDEX_SUFFIX
@@ -31,6 +32,7 @@ __all__ = [
     "VerifyReport",
     "compare",
     "describe",
+    "glance",
     "leaves",
     "load",
     "mapped_file",

@@ -33,7 +33,7 @@ _END_BYTES = _END64.size + _LOCATOR.size + _END.size
 _CHUNK_BYTES = 1 << 20
 _UTF8 = 0x800  # the flag of a name in UTF-8; others are in the character set of old PCs
 # Everything that zipfile raises on archives that are cut short or lie about themselves.
-_BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error)
+BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ def open_archive(path: Path) -> Archive:
         try:
             with zipfile.ZipFile(file) as archive:
                 entries, start = archive.infolist(), archive.start_dir
-        except _BAD_ZIP as error:
+        except BAD_ZIP as error:
             raise _corrupt(path, f"its end is missing or unreadable ({error})") from error
         _check_directory(path, file.fileno(), start, len(entries))
-        prefix = _prefix(path, [entry.filename for entry in entries])
+        prefix = prefix_of(path, [entry.filename for entry in entries])
         records: dict[str, Record] = {}
         for entry in entries:
             record = _locate(path, file.fileno(), entry, prefix, size_bytes)
@@ -140,7 +140,8 @@ def _is_end(data: bytes, position: int, num_entries: int) -> bool:
     return magic == b"PK\x05\x06" and disks == [0, 0] and here == total
 
 
-def _prefix(path: Path, names: list[str]) -> str:
+def prefix_of(path: Path, names: list[str]) -> str:
+    """Return the folder that all records of a checkpoint are in; other archives are refused."""
     tops = {name.split("/", 1)[0] for name in names if "/" in name}
     if len(tops) == 1:
         prefix = tops.pop() + "/"

@@ -9,7 +9,7 @@ from typing import Any
 
 from linnaeus.errors import UnsafeCheckpointError
 from linnaeus.pth._document import TensorInfo
-from linnaeus.pth._examine import examine, unsafe
+from linnaeus.pth._examine import Examination, examine, unsafe
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,11 @@ def describe(path: str | os.PathLike[str]) -> Description:
     Raises:
         CheckpointInvalidError: It is no checkpoint, or damaged (see its subclasses).
     """
-    found = examine(Path(path))
+    return description_of(examine(Path(path)))
+
+
+def description_of(found: Examination) -> Description:
+    """Return the description of an examined file."""
     return Description(
         path=found.path,
         kind=found.kind,

@@ -150,10 +150,10 @@ def _examine_legacy(path: Path, size_bytes: int) -> Examination:
         _check_tensors(path, outline)
     except BAD_PICKLE as error:
         raise _damaged_pickle(path, error, None) from error
-    return _outlined(path, "torch.save, format before 1.6", size_bytes, outline, tensors, None)
+    return outlined(path, "torch.save, format before 1.6", size_bytes, outline, tensors, None)
 
 
-def _outlined(
+def outlined(
     path: Path,
     kind: str,
     size_bytes: int,
@@ -161,6 +161,7 @@ def _outlined(
     tensors: tuple[TensorInfo, ...],
     archive: Archive | None,
 ) -> Examination:
+    """Return what a pickle alone tells of a file."""
     tree = outline.tree
     items = dict.items(tree) if isinstance(tree, dict) else ()
     return Examination(
@@ -190,7 +191,7 @@ def _examine_archive(path: Path, size_bytes: int, document: Document | None) -> 
         # Another tool packed the archive anew.
         document = parse(path, archive.read(RECORD), size_bytes)
     if document is None or outline.refused:
-        return _outlined(path, "torch.save", size_bytes, outline, tensors, archive)
+        return outlined(path, "torch.save", size_bytes, outline, tensors, archive)
     described = _described(path, size_bytes, document)
     _compare(archive, document, described.tensors, tensors)
     return replace(described, archive=archive)

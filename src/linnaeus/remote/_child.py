@@ -88,7 +88,7 @@ def run_child(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=_end_with_parent(),
+        preexec_fn=end_with_parent(),
     )
     watch = _Watch(idle_seconds, total_seconds)
     try:
@@ -99,7 +99,7 @@ def run_child(
         child.wait()
 
 
-def _end_with_parent() -> Callable[[], None] | None:
+def end_with_parent() -> Callable[[], None] | None:
     """Return what makes the kernel end the child when this process dies; Linux only."""
     if sys.platform != "linux":
         return None
@@ -121,7 +121,7 @@ def _follow(
             if stream is child.stdout:
                 output.append(data)
                 continue
-            line = _parse(data)
+            line = parse_log_line(data)
             if "stats" in line:
                 watch.progress(int(line["stats"].get("bytes", 0)), int(line["stats"].get("totalBytes", 0)))
                 on_stats(line["stats"])
@@ -156,7 +156,8 @@ def _arrivals(child: subprocess.Popen[bytes], watch: _Watch) -> Any:
         yield child.stderr, pending
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse_log_line(line: bytes) -> dict[str, Any]:
+    """Return one line of rclone's log in JSON; any other text as its message."""
     text = line.decode("utf-8", "replace")
     try:
         parsed = json.loads(text)

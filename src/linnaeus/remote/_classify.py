@@ -41,7 +41,7 @@ _PATTERNS: tuple[tuple[Failure, str], ...] = (
         r"no space left on device|disk quota exceeded|file too (large|big)",
     ),
     (Failure.DAMAGED, r"corrupted on transfer|sha1 did not match"),
-    (Failure.UNREACHABLE, r"expired_auth_token"),  # the next attempt signs in anew
+    (Failure.UNREACHABLE, r"(expired|bad)_auth_token"),  # the next attempt signs in anew
     (
         Failure.REFUSED,
         r"\((401|403) \w+\)|unauthori[sz]ed|access.?denied|forbidden|cap.exceeded"
@@ -69,7 +69,7 @@ def classify(status: int, text: str) -> Failure:
     for failure, pattern in _PATTERNS:
         if re.search(pattern, text, re.IGNORECASE):
             return failure
-    return Failure.UNREACHABLE
+    return Failure.TOO_SLOW if _TIMEOUT.search(text) else Failure.UNREACHABLE
 
 
 _NOISE = re.compile(r"^(Failed to \S+( with \d+ errors: last error was)?: )?(loopback: call failed: )?")

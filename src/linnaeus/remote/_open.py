@@ -33,7 +33,7 @@ def open_remote(bucket: BucketConfig) -> Remote:
     if bucket.REMOTE == LOCAL:
         directory = Path(path).expanduser().absolute()
         folder = Path(bucket.NAME).expanduser().absolute()
-        return _remote(bucket, f"directory {directory}", f"{LOCAL_ROOT}{directory}", f"{LOCAL_ROOT}{folder}")
+        return _remote(bucket, f"directory {directory}", f"{LOCAL_ROOT}{folder}")
     if bucket.REMOTE:
         if not _REMOTE_NAME.match(bucket.REMOTE):
             raise ConfigError(
@@ -45,19 +45,16 @@ def open_remote(bucket: BucketConfig) -> Remote:
         return _remote(
             bucket,
             f"bucket {name}:{bucket.NAME}{under}",
-            f"{name}:{path}",
             f"{name}:{bucket.NAME}",
             uses_config_file=True,
         )
     place = f"bucket {bucket.NAME}{under}"
-    root, settings = f"{_B2_REMOTE}:{bucket.NAME}", _b2_settings(bucket, place)
-    return _remote(bucket, place, f"{_B2_REMOTE}:{path}", root, settings=settings)
+    return _remote(bucket, place, f"{_B2_REMOTE}:{bucket.NAME}", settings=_b2_settings(bucket, place))
 
 
 def _remote(
     bucket: BucketConfig,
     place: str,
-    root: str,
     bucket_root: str,
     *,
     settings: Mapping[str, str] | None = None,
@@ -67,8 +64,8 @@ def _remote(
     secrets = [value for key, value in settings.items() if key.endswith(("_ACCOUNT", "_KEY"))]
     return RcloneRemote(
         place=place,
-        root=root,
         bucket_root=bucket_root,
+        prefix=bucket.PATH_PREFIX,
         deadlines=Deadlines(
             connect=bucket.CONNECT_TIMEOUT_SECONDS,
             idle=bucket.IDLE_TIMEOUT_SECONDS,

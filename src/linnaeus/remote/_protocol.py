@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,13 +13,15 @@ from typing import Protocol
 class RemoteFile:
     """A file in a bucket.
 
-    Name without the prefix, size, and what digests the bucket keeps (hex by algorithm).
+    Name without the prefix, size, what digests the bucket keeps (hex by algorithm), and the bucket's own
+    id of this version, where it has such.
     """
 
     name: str
     size_bytes: int
     digests: Mapping[str, str] = field(default_factory=dict)
     modified: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,43 @@ class Transfer:
 
 
 Progress = Callable[[Transfer], None]
+
+
+class Session(Protocol):
+    """A folder of a bucket, signed in to once; for any number of threads, within its `with` block.
+
+    Every method may raise what those of `Remote` may.
+    """
+
+    @property
+    def place(self) -> str:
+        """What to call this place in messages."""
+
+    def files(self) -> list[RemoteFile]:
+        """Return all files directly in this place, by name, without digests.
+
+        Raises:
+            RemoteNotFoundError: There is no such bucket or folder.
+        """
+
+    def stat(self, name: str) -> RemoteFile | None:
+        """Return one file with the digests that the bucket keeps, or None when there is none of that name."""
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of a file from `start` on.
+
+        Raises:
+            RemoteNotFoundError: There is no such file.
+        """
+
+    def stream(
+        self, name: str, start: int, stop: int, take: Callable[[memoryview, int], None], *, attempts: int = 1
+    ) -> None:
+        """Hand the bytes from `start` to before `stop` to `take(piece, offset)` as they come. No retries.
+
+        Raises:
+            RemoteNotFoundError: There is no such file.
+        """
 
 
 class Remote(Protocol):
@@ -79,3 +119,6 @@ class Remote(Protocol):
         Raises:
             RemoteNotFoundError: There is no such bucket; none is made.
         """
+
+    def session(self) -> AbstractContextManager[Session]:
+        """Open this place for ranges and for many small acts, signed in once."""

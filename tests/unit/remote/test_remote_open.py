@@ -80,7 +80,7 @@ def test_a_directory_is_a_bucket():
     """`:local:` takes NAME for a directory, of the home too, and reads no rclone.conf."""
     remote = open_remote(bucket(REMOTE=":local:", NAME="~/zoo", PATH_PREFIX="p/"))
     assert remote.place == f"directory {Path.home()}/zoo/p"
-    assert remote.root.endswith(f":{Path.home()}/zoo/p")
+    assert remote.root.endswith(f":{Path.home()}/zoo/p/")
     assert remote.bucket_root.endswith(f":{Path.home()}/zoo")
     assert not remote.uses_config_file
 

@@ -1,0 +1,111 @@
+"""What a checkpoint that is elsewhere holds, told from a few ranges of its bytes.
+
+The directory of records stands at the end of a file, and so does the description that linnaeus writes; where
+there is none, the pickle tells, which `torch.save` puts first. Neither the tensors nor the records' own
+headers are read, so nothing here proves that the rest of the file is whole: that is for `verify`, once the
+file is here.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
+from linnaeus.pth._archive import BAD_ZIP, PICKLE_RECORD, prefix_of
+from linnaeus.pth._describe import Description, description_of
+from linnaeus.pth._document import RECORD, parse
+from linnaeus.pth._examine import Examination, outlined, tensor_infos
+from linnaeus.pth._outline import BAD_PICKLE, outline_of
+
+ReadAt = Callable[[int, int], bytes]
+
+# Holds the end of nearly every file in one piece: directory and description of some thousand tensors.
+_END_BYTES = 256 << 10
+# The pickle of a published model fits; larger ones take a second read.
+_PIECE_BYTES = 64 << 10
+
+
+def glance(name: str, size_bytes: int, read_at: ReadAt) -> Description:
+    """Read what a checkpoint holds where only ranges of it can be had: mostly one, at its end.
+
+    Args:
+        name: What to call it.
+        size_bytes: Of the whole file.
+        read_at: Returns `length` bytes from `offset` on, for each (offset, length).
+
+    Raises:
+        CheckpointInvalidError: It is no checkpoint in the format since torch 1.6, or visibly damaged.
+    """
+    try:
+        with zipfile.ZipFile(_Ranges(size_bytes, read_at)) as archive:
+            return _described(Path(name), size_bytes, archive)
+    except (*BAD_ZIP, *BAD_PICKLE) as error:
+        if isinstance(error, CheckpointInvalidError):  # one of ours is a ValueError too
+            raise
+        raise CorruptCheckpointError(path=name, problem=f"its end is unreadable ({error})") from error
+
+
+def _described(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Description:
+    prefix = prefix_of(path, archive.namelist())
+    if prefix + RECORD not in archive.NameToInfo:
+        outline = outline_of(archive.read(prefix + PICKLE_RECORD))
+        return description_of(outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline), None))
+    entry = archive.getinfo(prefix + RECORD)
+    found = parse(path, archive.read(entry), entry.header_offset)
+    examined = Examination(
+        path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found
+    )
+    return description_of(examined)
+
+
+class _Ranges(io.RawIOBase):
+    """A file whose bytes come in ranges; what came is kept."""
+
+    def __init__(self, size_bytes: int, read_at: ReadAt) -> None:
+        self._size_bytes = size_bytes
+        self._read_at = read_at
+        self._position = 0
+        self._kept: list[tuple[int, bytes]] = []
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError("a place before the file's beginning")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size_bytes if size is None or size < 0 else self._position + size
+        data = self._range(self._position, min(stop, self._size_bytes))
+        self._position += len(data)
+        return data
+
+    def _range(self, start: int, stop: int) -> bytes:
+        if stop <= start:
+            return b""
+        for offset, data in self._kept:
+            if offset <= start and stop <= offset + len(data):
+                return data[start - offset : stop - offset]
+        # At the end one large piece, elsewhere what is asked for and a little beyond.
+        first = max(0, min(start, self._size_bytes - _END_BYTES))
+        if stop < self._size_bytes - _END_BYTES:
+            first, last = start, min(self._size_bytes, max(stop, start + _PIECE_BYTES))
+        else:
+            last = self._size_bytes
+        data = self._read_at(first, last - first)
+        if len(data) != last - first:
+            raise EOFError("it is shorter than it was said to be")
+        self._kept.append((first, data))
+        return data[start - first : stop - first]
