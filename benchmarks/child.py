@@ -1,4 +1,4 @@
-"""One way of loading in a process of its own; prints by how much it raised the peak of memory.
+"""One way of loading in a process of its own; prints how long it took and how much memory more.
 
 The kernel's own high-water mark is set back right before, and read right after, through `/proc`.
 `resource.ru_maxrss` would not do: a process inherits its parent's peak there.
@@ -11,6 +11,8 @@ import gc
 import json
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -31,23 +33,26 @@ def main(kind: str, name: str, path: Path, size: str) -> None:
         linnaeus.save(run.state(), small)
         save_file(run.model.state_dict(), small.with_suffix(".safetensors"))
         load(name, small, _WARM_UP)
-    extra_bytes = load(name, path, size)
-    json.dump({"extra_bytes": extra_bytes}, sys.stdout)
+    seconds, extra_bytes = load(name, path, size)
+    json.dump({"seconds": seconds, "extra_bytes": extra_bytes}, sys.stdout)
 
 
-def _inference(name: str, path: Path, size: str) -> int:
-    before = _start()
-    model = INFERENCE[name](path, size)
-    extra_bytes = _peak() - before
-    del model
-    return extra_bytes
+def _inference(name: str, path: Path, size: str) -> tuple[float, int]:
+    return _measured(lambda: INFERENCE[name](path, size))
 
 
-def _filling(name: str, path: Path, size: str) -> int:
+def _filling(name: str, path: Path, size: str) -> tuple[float, int]:
     run = training(size)
+    return _measured(lambda: FILLING[name](path, run))
+
+
+def _measured(act: Callable[[], object]) -> tuple[float, int]:
     before = _start()
-    FILLING[name](path, run)
-    return _peak() - before
+    start = time.perf_counter()
+    result = act()
+    seconds, extra_bytes = time.perf_counter() - start, _peak() - before
+    del result
+    return seconds, extra_bytes
 
 
 def _start() -> int:
