@@ -77,20 +77,27 @@ def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> 
     return filled  # type: ignore[no-any-return]
 
 
-def _in_memory(node: Any, source: MappedFile | None, made: dict[int, torch.Tensor]) -> Any:
+def _in_memory(node: Any, source: MappedFile | None, made: dict[int, Any]) -> Any:
     """Return a state with copies of its tensors, except those that lie in the file.
 
-    What stands in several places still does: `made` has each tensor's copy by its id.
+    What stands in several places still does: `made` has each copy by the id of what it is of.
     """
+    if id(node) in made:
+        return made[id(node)]
     if isinstance(node, torch.Tensor):
         if node.device.type != "cpu" or (source is not None and source.holds(node)):
             return node
-        if id(node) not in made:
-            made[id(node)] = node.detach().clone().requires_grad_(node.requires_grad)
+        made[id(node)] = node.detach().clone().requires_grad_(node.requires_grad)
         return made[id(node)]
     if type(node) is dict:
-        return {key: _in_memory(value, source, made) for key, value in node.items()}
-    return [_in_memory(item, source, made) for item in node] if type(node) is list else node
+        copied: dict[Any, Any] = made.setdefault(id(node), {})
+        copied.update((key, _in_memory(value, source, made)) for key, value in node.items())
+        return copied
+    if type(node) is list:
+        items: list[Any] = made.setdefault(id(node), [])
+        items.extend(_in_memory(item, source, made) for item in node)
+        return items
+    return node
 
 
 def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:

@@ -167,6 +167,19 @@ def test_a_file_cut_short_meanwhile_is_no_mismatch(tmp_path: Path) -> None:
             )
 
 
+def test_a_state_that_doubles_or_holds_itself_is_copied_once(tmp_path: Path) -> None:
+    """Sixty lists, each of the one before twice, come from anybody's file and must not take ages."""
+    doubling: list[Any] = [torch.ones(1)]
+    for _ in range(60):
+        doubling = [doubling, doubling]
+    doubling.append(doubling)
+    part = Part(None)
+    path = saved(tmp_path, model=nn.Linear(1, 1), scaler=Part(doubling))
+    restored(RunParts(model=nn.Linear(1, 1), scaler=part), path)
+    assert part.value[0] is part.value[1]
+    assert part.value[2] is part.value
+
+
 def test_a_tensor_in_several_places_of_a_state_is_still_one(tmp_path: Path) -> None:
     """In parts of any kind, and in the state of an optimizer that shares a counter."""
     shared = torch.zeros(3)
