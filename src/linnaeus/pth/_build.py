@@ -127,7 +127,8 @@ class _Builder:
                 made = torch.empty_strided(shape, stride, dtype=_UNQUANTIZED[dtype], device="meta")
             else:
                 # Bounds were checked when the description was read.
-                made = torch.empty(0, dtype=_UNQUANTIZED[dtype]).set_(storage, offset, shape, stride)
+                empty = torch.empty(0, dtype=_UNQUANTIZED[dtype], device=storage.device)
+                made = empty.set_(storage, offset, shape, stride)
             return _marked(made, marks) if marks else made
         except RuntimeError as error:
             raise LyingError(f"tensor {number} can't be made ({error})") from error

@@ -11,7 +11,7 @@ import pickle
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,13 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
         UnsafeCheckpointError: The file asks for code; its `globals` name what.
         CorruptCheckpointError: The file is damaged.
         UnsupportedFormatError: The file is no checkpoint.
+        RuntimeError, AssertionError: Torch's own, where `map_location` names no device or one that is not
+            there.
+        TypeError: `map_location` is none.
     """
     file = Path(path)
+    if not (map_location is None or isinstance(map_location, Mapping | str) or _can_place(map_location)):
+        raise TypeError(f"map_location can't be a {type(map_location).__name__}")
     if not file.exists():
         raise CheckpointNotFoundError(identifier=str(file), places=["there is no such file"])
     if _is_plain_place(map_location):
@@ -89,8 +94,11 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def _load_own(path: Path, descriptor: int, document: Document, map_location: Any, *, mmap: bool) -> Any:
+    import torch
+
     from linnaeus.pth._storages import map_whole, mapped_storages, read_storages
 
+    torch.empty(0, device=map_location)  # what is wrong with the device must not be told of the file
     if mmap:
         storages = mapped_storages(map_whole(path, descriptor), document.storages, map_location)
     else:
@@ -113,7 +121,17 @@ def own_document(path: Path, descriptor: int) -> Document | None:
 
 def _is_plain_place(map_location: Any) -> bool:
     """Tell whether tensors just go to one device; what torch does for anything else is left to torch."""
-    return str(map_location) != "meta" and (isinstance(map_location, str) or hasattr(map_location, "index"))
+    return str(map_location) != "meta" and isinstance(map_location, str | _device_type())
+
+
+def _can_place(map_location: Any) -> bool:
+    return callable(map_location) or isinstance(map_location, _device_type())
+
+
+def _device_type() -> type:
+    import torch
+
+    return torch.device
 
 
 def _load_safetensors(found: Examination, map_location: Any) -> dict[str, Any]:

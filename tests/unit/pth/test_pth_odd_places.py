@@ -12,6 +12,7 @@ import torch
 import linnaeus
 from linnaeus.errors import CheckpointInvalidError, SaveError
 from linnaeus.pth import _load, mapped_file
+from linnaeus.pth._build import build
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
@@ -100,3 +101,21 @@ def test_a_tensor_of_an_odd_layout_is_refused_by_name(tmp_path: Path) -> None:
     """Torch has layouts of its own for some processors; a safe file has not."""
     with pytest.raises(SaveError, match=r"model\.w is a tensor of layout torch\._mkldnn"):
         linnaeus.save({"model": {"w": torch.ones(3).to_mkldnn()}}, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("place", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_not_the_files_fault(tmp_path: Path, place: str) -> None:
+    """A good file is never called damaged because its reader has no such device."""
+    linnaeus.save({"w": torch.ones(3)}, tmp_path / "a.pth")
+    with pytest.raises((RuntimeError, AssertionError)) as raised:
+        linnaeus.load(tmp_path / "a.pth", map_location=place)
+    assert not isinstance(raised.value, CheckpointInvalidError)
+    with pytest.raises(TypeError, match="can't be a int"):
+        linnaeus.load(tmp_path / "a.pth", map_location=0)
+
+
+def test_tensors_are_made_where_their_storages_are() -> None:
+    """Storages of another device than the CPU, as after map_location, make tensors of that device."""
+    storage = torch.UntypedStorage(12, device="meta")
+    made = build({"$tensor": 0}, [[0, "float32", [3], [1], 0]], lambda _: storage)
+    assert (made.device.type, made.shape) == ("meta", (3,))
