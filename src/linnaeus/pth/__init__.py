@@ -14,7 +14,7 @@ from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save
-from linnaeus.pth._sketch import sketch
+from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
@@ -41,5 +41,6 @@ __all__ = [
     "rewrite_trusted",
     "save",
     "sketch",
+    "sketch_there",
     "verify",
 ]

@@ -53,7 +53,7 @@ class StoredTensor:
         return (last + 1) * item_bytes(self.dtype)
 
     def read(self) -> torch.Tensor:
-        """Return it, read into memory of its own.
+        """Return it, read into memory of its own; on the meta device where it can't be read.
 
         Raises:
             CheckpointInvalidError: The file became shorter, or can't be read.
@@ -63,7 +63,9 @@ class StoredTensor:
         from linnaeus.pth._build import DTYPES
 
         dtype = DTYPES[self.dtype]
-        flat = torch.empty(self.num_bytes // item_bytes(self.dtype), dtype=dtype)
+        if self.start is None:
+            return torch.empty(self.shape, dtype=dtype, device="meta")
+        flat = torch.empty(self.num_bytes // item_bytes(self.dtype), dtype=dtype, device="cpu")
         self._read_into(flat)
         return flat.as_strided(self.shape, self.stride)
 
@@ -83,6 +85,7 @@ class StoredTensor:
             and target.device.type == "cpu"
             and target.is_contiguous()
             and self.is_contiguous
+            and self.start is not None
             and str(target.dtype) == f"torch.{self.dtype}"
             and tuple(target.shape) == self.shape
         )
