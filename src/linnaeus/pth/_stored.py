@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,8 @@ from linnaeus.pth._globals import item_bytes
 
 if TYPE_CHECKING:
     import torch
+
+_GAP_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +109,33 @@ class StoredTensor:
             _read_all(self.path, memory, self.start)
         except OSError as error:
             raise not_readable(self.path, error) from error
+
+
+def prefetch(tensors: Iterable[StoredTensor]) -> None:
+    """Tell the system that tensors will be read soon; it begins on its own, and nothing waits for it.
+
+    Neighbours in a file are announced together: each call costs as much as reading a small tensor.
+    """
+    ranges: dict[Path, list[list[int]]] = {}
+    for stored in tensors:
+        if stored.start is not None and stored.num_bytes:
+            found = ranges.setdefault(stored.path, [])
+            if found and 0 <= stored.start - found[-1][1] < _GAP_BYTES:
+                found[-1][1] = stored.start + stored.num_bytes
+            else:
+                found.append([stored.start, stored.start + stored.num_bytes])
+    for path, places in ranges.items():
+        with contextlib.suppress(OSError):  # reading will tell
+            _announce(path, places)
+
+
+def _announce(path: Path, places: list[list[int]]) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for first, last in places:
+            os.posix_fadvise(descriptor, first, last - first, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def _read_all(path: Path, memory: memoryview, start: int) -> None:
