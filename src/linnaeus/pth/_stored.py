@@ -85,7 +85,8 @@ class StoredTensor:
         import torch
 
         alike = (
-            target.layout is torch.strided
+            type(target) in (torch.Tensor, torch.nn.Parameter)  # others may keep their bytes elsewhere
+            and target.layout is torch.strided
             and target.device.type == "cpu"
             and target.is_contiguous()
             and self.is_contiguous
