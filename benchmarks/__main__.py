@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import _loading, _reading, _saving
+from benchmarks import _loading, _reading, _saving, _stitching
 from benchmarks._machine import describe_machine
 from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
@@ -29,6 +29,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "verify": _reading.verification,
     "inference": _loading.inference,
     "fill": _loading.filling,
+    "rehearse": _stitching.rehearsing,
+    "stitch": _stitching.stitching,
 }
 
 

@@ -14,8 +14,8 @@ from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save
-from linnaeus.pth._sketch import sketch
-from linnaeus.pth._stored import StoredTensor
+from linnaeus.pth._sketch import sketch, sketch_there
+from linnaeus.pth._stored import StoredTensor, prefetch
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
@@ -37,9 +37,11 @@ __all__ = [
     "load",
     "mapped_file",
     "not_finite",
+    "prefetch",
     "require_valid",
     "rewrite_trusted",
     "save",
     "sketch",
+    "sketch_there",
     "verify",
 ]
