@@ -5,6 +5,7 @@ It joins saving and resuming, and decides nothing itself.
 
 from __future__ import annotations
 
+import copy as copying
 import json
 import logging
 import time
@@ -22,9 +23,17 @@ from linnaeus.files import write_text
 from linnaeus.pretrained import report_of
 from linnaeus.resolving import resolve
 from linnaeus.resuming import Choice, choose
-from linnaeus.runs import REPORT_NAME
-from linnaeus.saving import Retention, Saver, Schedule
-from linnaeus.state import Progress, RunParts, restore
+from linnaeus.runs import REPORT_NAME, checkpoint_name
+from linnaeus.saving import Account, Job, OnSave, Pipeline, Policy, Retention, Saver, Schedule
+from linnaeus.state import (
+    Progress,
+    RunParts,
+    Snapshot,
+    SpareMemory,
+    hooked_optimizers,
+    restore,
+    take_snapshot,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +62,7 @@ class CheckpointManager:
         scaler: The gradient scaler of mixed precision.
         ema: Averaged weights, for example `torch.optim.swa_utils.AveragedModel`.
         loader: What batches come from; `linnaeus.ResumableLoader` or anything that tells its position.
+        on_save: Called in the training thread after each save, with its record and the totals.
         clock: Returns seconds, monotonic; decides when minutes have passed.
 
     Raises:
@@ -70,6 +80,7 @@ class CheckpointManager:
         scaler: Any = None,
         ema: Any = None,
         loader: Any = None,
+        on_save: OnSave | None = None,
         clock: Any = time.monotonic,
     ) -> None:
         self._cfg = cfg
@@ -80,11 +91,10 @@ class CheckpointManager:
         self._schedule = Schedule(
             plan.INTERVAL_EPOCHS, plan.INTERVAL_STEPS, plan.INTERVAL_MINUTES, cfg.TRAIN.EPOCHS
         )
-        rules = Retention(
-            plan.KEEP_LAST_N, plan.KEEP_TOP_N, plan.KEEP_EVERY_N_EPOCHS, metric=plan.METRIC, mode=plan.MODE
-        )
-        directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
-        self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE)
+        self._account = Account(on_save)
+        self._saver = Saver(_directory(cfg), retention_of(cfg), check_finite=plan.CHECK_FINITE)
+        self._pipeline = Pipeline(self._saver, self._job, _policy(cfg), self._account, clock)
+        self._spare = SpareMemory()
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, in JSON values.
 
@@ -92,19 +102,32 @@ class CheckpointManager:
         into the model, which is found on the model.
         """
         self._told_of: object = None
-        self.last_saved: Path | None = None
-        """The newest checkpoint that this process made."""
+        self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._clock = clock
         self._saved_at = clock()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
         _refuse_what_is_missing(cfg)
         self._saver.prepare()
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_optimizer_step)
+            for optimizer in hooked_optimizers(self._parts)
+        ]
 
     @property
     def directory(self) -> Path:
         """Where this run's checkpoints are."""
         return self._saver.directory
+
+    @property
+    def last_saved(self) -> Path | None:
+        """The newest checkpoint that this process made, of those known to be on disk."""
+        return self._pipeline.last_saved
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint that is being written, else `last_saved`."""
+        return self._pipeline.newest
 
     def resume(self) -> Progress:
         """Bring the run back to where its newest valid checkpoint left it, if there is one.
@@ -162,7 +185,7 @@ class CheckpointManager:
             _log.warning("%s holds no %s: these start fresh", choice.path.name, ", ".join(missing))
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Count one optimizer step, and save if one is due.
+        """Count one optimizer step, and begin to save if a save is due.
 
         Call it after each `optimizer.step()`, when schedulers and averages have been updated too.
 
@@ -170,47 +193,40 @@ class CheckpointManager:
             metrics: What was measured; kept with the checkpoint.
 
         Raises:
-            SaveError: A save was due and failed; all older checkpoints are untouched.
+            SaveError: An earlier save failed; all older checkpoints are untouched.
         """
         self._note(metrics)
         self.progress = self.progress.after_step()
-        if self._schedule.due_after_step(self.progress.step, self._clock() - self._saved_at):
-            self.save()
+        self._pipeline.poll()
+        if self._schedule.due_after_step(self.progress.step, self._seconds_since_save()):
+            self._begin_saving()
 
     def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Count one completed epoch, and save if one is due. The end of the last epoch is always saved.
+        """Count one completed epoch, and begin to save if a save is due.
+
+        The end of the last epoch is always saved.
 
         Args:
             metrics: What was measured, by name; retention ranks by one of them.
 
         Raises:
-            SaveError: A save was due and failed; all older checkpoints are untouched.
+            SaveError: An earlier save failed; all older checkpoints are untouched.
         """
         self._note(metrics)
         self.progress = self.progress.after_epoch()
+        self._pipeline.poll()
         if self._schedule.due_after_epoch(self.progress.epoch):
-            self.save()
+            self._begin_saving()
         self._metrics = {}  # a later save inside the next epoch must not be ranked by this one's
 
     def save(self) -> Path:
-        """Save now, due or not, and return the file.
+        """Save now, due or not, wait until it is on disk, and return the file.
 
         Raises:
             SaveError: It failed; all older checkpoints are untouched.
         """
-        progress = self.progress
-        self._tell_of_pretrained()
-        protected = [] if progress.resumed_from is None else [progress.resumed_from]
-        path = self._saver.save(
-            self._content(),
-            self._about(),
-            epoch=progress.epoch,
-            step=progress.step,
-            inside_epoch=progress.step_in_epoch > 0,
-            protected=protected,
-        )
+        path = self._pipeline.save_now()
         self._saved_at = self._clock()
-        self.last_saved = path
         return path
 
     def _tell_of_pretrained(self) -> None:
@@ -226,9 +242,36 @@ class CheckpointManager:
         except OSError as error:
             raise SaveError(path=str(path), problem=f"the report of a load: {error.strerror}") from error
 
+    def wait(self) -> None:
+        """Wait until the save under way, if there is one, is on disk.
+
+        Raises:
+            SaveError: It failed; all older checkpoints are untouched.
+        """
+        self._pipeline.finish()
+
+    def before_mutation(self) -> None:
+        """Call this before changing parameters or optimizer state outside an optimizer's step.
+
+        For example before weights are clipped, swapped with averaged ones, or loaded. A save under way reads
+        them where they are; when this returns, it no longer does. Optimizers given to this manager do it by
+        themselves before each step. A change without it is noticed, and the save is done again.
+        """
+        self._pipeline.release()
+
     def close(self) -> None:
-        """Finish. No save is pending: each is complete when the call that made it returns."""
-        self._saver.close()
+        """Finish: wait for the save under way, and give back what was held.
+
+        Raises:
+            SaveError: The last save failed; all older checkpoints are untouched.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        try:
+            self._pipeline.close()
+        finally:
+            self._account.conclude()
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -242,23 +285,81 @@ class CheckpointManager:
         # Tensors and numpy numbers become plain ones here, so that any reader can rank by them.
         self._metrics |= {name: float(value) for name, value in (metrics or {}).items()}
 
+    def _begin_saving(self) -> None:
+        if self._pipeline.submit():
+            self._saved_at = self._clock()
+
+    def _seconds_since_save(self) -> float:
+        seconds = float(self._clock() - self._saved_at)
+        if seconds < 0:  # a clock that was set back: count from here
+            self._saved_at, seconds = self._clock(), 0.0
+        return seconds
+
+    def _before_optimizer_step(self, *_: object) -> None:
+        self._pipeline.release()
+
+    def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
+        """Return what there is to save now."""
+        self._tell_of_pretrained()
+        progress, plan = self.progress, self._cfg.SCHEDULE.CHECKPOINT
+        content = self._content()
+        if plan.ASYNC:  # a check of the values reads them in its own time
+            snapshot = take_snapshot(self._parts, content, self._spare, copy=copy or plan.CHECK_FINITE)
+        else:
+            snapshot = Snapshot(content)  # nothing changes while training waits
+        name = checkpoint_name(progress.epoch, progress.step if progress.step_in_epoch > 0 else None)
+        source = progress.resumed_from
+        protected = {} if source is None else {source.name: "this run was resumed from it"}
+        return Job(self.directory / name, progress.step, snapshot, self._about(), protected)
+
     def _content(self) -> dict[str, Any]:
         return self._parts.capture() | {
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "progress": self.progress.to_plain(),
             "metrics": dict(self._metrics),
-            "config": self._cfg.to_plain(),
+            "config": self._plain_config,
         }
 
     def _about(self) -> dict[str, Any]:
+        source = self.progress.resumed_from
         return {
             **self.progress.to_plain(),
-            "metrics": self._metrics,
-            "config_digest": self._cfg.digest(),
-            "config": self._cfg.to_plain(),
-            "lineage": self.lineage,
+            "metrics": dict(self._metrics),
+            "config_digest": self._digest,
+            "config": self._plain_config,
+            "lineage": copying.deepcopy(self.lineage),
+            "resumed_from": None if source is None else source.name,
+            "saving": self._account.to_plain(),
         }
+
+
+def retention_of(cfg: Config) -> Retention:
+    """Return the rules of a config on what to keep."""
+    plan = cfg.SCHEDULE.CHECKPOINT
+    return Retention(
+        plan.KEEP_LAST_N,
+        plan.KEEP_TOP_N,
+        plan.KEEP_EVERY_N_EPOCHS,
+        metric=plan.METRIC,
+        mode=plan.MODE,
+        keep_every_hours=plan.KEEP_EVERY_HOURS,
+    )
+
+
+def _directory(cfg: Config) -> Path:
+    return Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
+
+
+def _policy(cfg: Config) -> Policy:
+    plan = cfg.SCHEDULE.CHECKPOINT
+    return Policy(
+        is_async=plan.ASYNC,
+        when_busy=plan.WHEN_BUSY,
+        on_failure=plan.ON_FAILURE,
+        deadline_seconds=plan.DEADLINE_SECONDS,
+        hold_seconds=plan.HOLD_SECONDS,
+    )
 
 
 def _left_alone(cfg: Config) -> frozenset[str]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnaeus.runs import RunCheckpoint
-from linnaeus.saving import Retention
+from linnaeus.saving import Retention, decide
 from support.checkpoints import entry
 
 losses = st.one_of(
@@ -36,8 +36,8 @@ def kept(
     rule: Retention, run: list[RunCheckpoint], protected: list[RunCheckpoint] | None = None
 ) -> list[RunCheckpoint]:
     """Return what stays."""
-    paths = [found.path for found in protected or []]
-    return [verdict.checkpoint for verdict in rule.decide(run, paths) if verdict.keep]
+    names = {found.name: "needed" for found in protected or []}
+    return [verdict.checkpoint for verdict in decide(run, rule, names) if verdict.keep]
 
 
 def usable(run: list[RunCheckpoint]) -> list[RunCheckpoint]:
@@ -61,11 +61,11 @@ def test_the_newest_the_protected_and_the_damaged_stay(
 @given(rules, directories)
 def test_every_one_gets_one_verdict_newest_first(rule: Retention, run: list[RunCheckpoint]) -> None:
     """Nothing is forgotten, invented or judged twice, in whatever order it comes."""
-    verdicts = rule.decide(run)
+    verdicts = decide(run, rule)
     assert sorted(v.checkpoint.path for v in verdicts) == sorted(found.path for found in run)
     orders = [v.checkpoint.order for v in verdicts]
     assert orders == sorted(orders, reverse=True)
-    assert [v.keep for v in verdicts] == [v.keep for v in rule.decide(run[::-1])]
+    assert [v.keep for v in verdicts] == [v.keep for v in decide(run[::-1], rule)]
 
 
 @given(rules, directories)
@@ -107,4 +107,4 @@ def test_the_best_stay(top: int, mode: str, run: list[RunCheckpoint]) -> None:
 @given(rules, directories)
 def test_each_that_stays_has_a_reason(rule: Retention, run: list[RunCheckpoint]) -> None:
     """Kept and reasoned are one and the same."""
-    assert all(v.keep == bool(v.reasons) for v in rule.decide(run))
+    assert all(v.keep == bool(v.reasons) for v in decide(run, rule))

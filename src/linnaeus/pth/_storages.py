@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from linnaeus.pth._build import LyingError
-from linnaeus.pth._write import memory_of
+from linnaeus.pth._memory import memory_of
 
 Storages = Callable[[int], torch.UntypedStorage]
 Places = Sequence[tuple[int, int]]

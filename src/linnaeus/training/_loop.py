@@ -43,7 +43,7 @@ class Observer(Protocol):
         seconds: float,
         checkpoint: Path | None,
     ) -> None:
-        """One epoch is done and evaluated; `checkpoint` is the newest file, if any was made yet."""
+        """One epoch is done and evaluated; `checkpoint` is the newest file, which may be under way still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def train(cfg: Config, *, observer: Observer | None = None) -> TrainResult:
         ckpt.end_epoch(metrics)
         if observer:
             seconds = time.monotonic() - started
-            observer.on_epoch(epoch + 1, options.EPOCHS, metrics, seconds, ckpt.last_saved)
+            observer.on_epoch(epoch + 1, options.EPOCHS, metrics, seconds, ckpt.newest)
     ckpt.close()
     return TrainResult(
         metrics or _evaluate(run), ckpt.progress, ckpt.last_saved or progress.resumed_from, report
