@@ -9,35 +9,44 @@ import copy as copying
 import json
 import logging
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch import nn
 
-from linnaeus import pth
 from linnaeus.config import Config
 from linnaeus.errors import ConfigError, SaveError
 from linnaeus.files import write_text
 from linnaeus.pretrained import report_of
 from linnaeus.resolving import resolve
-from linnaeus.resuming import Choice, choose
+from linnaeus.resuming import Choice, bring_back, choose
 from linnaeus.runs import REPORT_NAME, checkpoint_name
-from linnaeus.saving import Account, Job, OnSave, Pipeline, Policy, Retention, Saver, Schedule
+from linnaeus.saving import (
+    Account,
+    Job,
+    OnSave,
+    Pipeline,
+    Policy,
+    Retention,
+    Saver,
+    SignalWatch,
+    StoppedBySignal,
+    Timing,
+    Trace,
+)
 from linnaeus.state import (
     Progress,
     RunParts,
     Snapshot,
     SpareMemory,
     hooked_optimizers,
-    restore,
     take_snapshot,
 )
 
 _log = logging.getLogger(__name__)
-
-_OPTIMIZING = frozenset({"optimizer", "lr_scheduler", "scaler"})
 
 
 class CheckpointManager:
@@ -88,12 +97,12 @@ class CheckpointManager:
             model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, scaler=scaler, ema=ema, loader=loader
         )
         plan = cfg.SCHEDULE.CHECKPOINT
-        self._schedule = Schedule(
-            plan.INTERVAL_EPOCHS, plan.INTERVAL_STEPS, plan.INTERVAL_MINUTES, cfg.TRAIN.EPOCHS
-        )
-        self._account = Account(on_save)
-        self._saver = Saver(_directory(cfg), retention_of(cfg), check_finite=plan.CHECK_FINITE)
-        self._pipeline = Pipeline(self._saver, self._job, _policy(cfg), self._account, clock)
+        self._account = Account(on_save, plan.GRACE_SECONDS)
+        self._timing = Timing(plan, cfg.TRAIN.EPOCHS, self._account, clock)
+        self._watch = SignalWatch(plan.EXIT_SIGNALS, plan.SAVE_SIGNALS)
+        weakref.finalize(self, self._watch.stop)  # a run that was not closed must not swallow signals
+        self._saver = Saver(_directory(cfg), Retention.of(plan), check_finite=plan.CHECK_FINITE)
+        self._pipeline = Pipeline(self._saver, self._job, Policy.of(plan), self._account, clock)
         self._spare = SpareMemory()
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, in JSON values.
@@ -103,14 +112,13 @@ class CheckpointManager:
         """
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
-        self._clock = clock
-        self._saved_at = clock()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
         _refuse_what_is_missing(cfg)
         self._saver.prepare()
+        self._trace = Trace(self.directory)
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_optimizer_step)
+            optimizer.register_step_pre_hook(lambda *_: self._pipeline.release())
             for optimizer in hooked_optimizers(self._parts)
         ]
 
@@ -132,8 +140,6 @@ class CheckpointManager:
     def resume(self) -> Progress:
         """Bring the run back to where its newest valid checkpoint left it, if there is one.
 
-        Which one and why, and why newer ones were passed over, is logged.
-
         Returns:
             The progress to go on from; that of a fresh start when there is nothing to resume.
 
@@ -153,36 +159,18 @@ class CheckpointManager:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
         self._restore(choice)
-        self._saved_at = self._clock()
+        self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)
+        self._timing.restart()
         return self.progress
 
     def _restore(self, choice: Choice) -> None:
-        with pth.mapped_file(choice.path) as source:
-            saved = source.content
-            saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
-            missing = restore(
-                self._parts,
-                saved,
-                str(choice.path),
-                complete="progress" in saved,
-                skip=_left_alone(self._cfg),
-                source=source,
-            )
-        self.progress = Progress.from_checkpoint(saved, choice.path)
+        self.progress, metrics = bring_back(self._parts, choice, self._cfg.TRAIN)
+        self._metrics = dict(metrics)
         self.lineage = dict(choice.checkpoint.lineage)
         # What was loaded into the model before is no more there.
         self._told_of = report_of(self._parts.model)
         if choice.path.parent != self.directory:
             self.lineage["resumed_from"] = self._cfg.TRAIN.RESUME
-        _log.info(
-            "resumed from %s (%s): epoch %d, step %d",
-            choice.path,
-            choice.reason,
-            self.progress.epoch,
-            self.progress.step,
-        )
-        if missing:
-            _log.warning("%s holds no %s: these start fresh", choice.path.name, ", ".join(missing))
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count one optimizer step, and begin to save if a save is due.
@@ -197,9 +185,8 @@ class CheckpointManager:
         """
         self._note(metrics)
         self.progress = self.progress.after_step()
-        self._pipeline.poll()
-        if self._schedule.due_after_step(self.progress.step, self._seconds_since_save()):
-            self._begin_saving()
+        self._trace.note(self.progress.step)
+        self._reach(self._timing.due_after_step(self.progress.step))
 
     def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count one completed epoch, and begin to save if a save is due.
@@ -214,19 +201,75 @@ class CheckpointManager:
         """
         self._note(metrics)
         self.progress = self.progress.after_epoch()
-        self._pipeline.poll()
-        if self._schedule.due_after_epoch(self.progress.epoch):
-            self._begin_saving()
+        self._reach(self._timing.due_after_epoch(self.progress.epoch))
         self._metrics = {}  # a later save inside the next epoch must not be ranked by this one's
 
-    def save(self) -> Path:
-        """Save now, due or not, wait until it is on disk, and return the file.
+    def validations(self, *names: str) -> Iterator[str]:
+        """Yield the validations that are to be done in this epoch, after its training and before `end_epoch`.
+
+            if not ckpt.progress.in_validation:    # a run that was stopped in validation goes on there
+                train_one_epoch(...)
+            for name in ckpt.validations("clean", "shifted"):
+                ckpt.validated(name, evaluate(name))
+            ckpt.end_epoch()
+
+        The run is saved before the first and after each but the last (`AT_VALIDATION`), so that a kill
+        costs at most the one under way.
+
+        Args:
+            names: All of an epoch's validations, in their order.
 
         Raises:
-            SaveError: It failed; all older checkpoints are untouched.
+            SaveError: An earlier save failed.
         """
+        if not self.progress.in_validation:
+            self.progress = self.progress.validating(names)
+            self._reach(self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
+        for name in self.progress.pending_validations:
+            yield name
+            if name in self.progress.pending_validations:
+                self.validated(name)
+
+    def validated(self, name: str, metrics: Mapping[str, float] | None = None) -> None:
+        """Count a validation as completed.
+
+        Args:
+            name: One of those given to `validations`.
+            metrics: What was measured; kept until `end_epoch`, also over a resume.
+
+        Raises:
+            SaveError: An earlier save failed.
+        """
+        self._note(metrics)
+        self.progress = self.progress.after_validation(name)
+        more = bool(self.progress.pending_validations)
+        self._reach(more and self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
+
+    def validation_step(self, partial: Mapping[str, Any] | None = None) -> None:
+        """Call this now and then inside a validation: here a run can be saved, and stopped by a signal.
+
+        Args:
+            partial: How far it has come, plain values; a run that is resumed here finds them in
+                `progress.partial`.
+
+        Raises:
+            SaveError: An earlier save failed.
+        """
+        if partial is not None:
+            self.progress = self.progress.inside_validation(partial)
+        self._reach(self._timing.due_by_time())
+
+    def _reach(self, due: bool) -> None:  # noqa: FBT001 - the only question at such a point
+        self._watch.start()
+        self._pipeline.poll()
+        if due:
+            self._begin_saving()
+        self._obey_signals()
+
+    def save(self) -> Path:
+        """Save now, due or not, wait until it is on disk, and return the file; raises SaveError."""
         path = self._pipeline.save_now()
-        self._saved_at = self._clock()
+        self._timing.saved()
         return path
 
     def _tell_of_pretrained(self) -> None:
@@ -270,7 +313,9 @@ class CheckpointManager:
         self._hooks = []
         try:
             self._pipeline.close()
+            self._trace.remove()
         finally:
+            self._watch.stop()
             self._account.conclude()
 
     def __enter__(self) -> CheckpointManager:
@@ -285,18 +330,20 @@ class CheckpointManager:
         # Tensors and numpy numbers become plain ones here, so that any reader can rank by them.
         self._metrics |= {name: float(value) for name, value in (metrics or {}).items()}
 
+    def _obey_signals(self) -> None:
+        if self._watch.take_save():
+            self._begin_saving()
+        number = self._watch.exit_asked
+        if number is None:
+            return
+        _log.warning("signal %d: saving, and then ending", number)
+        self._pipeline.save_now()
+        self.close()
+        raise StoppedBySignal(number)
+
     def _begin_saving(self) -> None:
         if self._pipeline.submit():
-            self._saved_at = self._clock()
-
-    def _seconds_since_save(self) -> float:
-        seconds = float(self._clock() - self._saved_at)
-        if seconds < 0:  # a clock that was set back: count from here
-            self._saved_at, seconds = self._clock(), 0.0
-        return seconds
-
-    def _before_optimizer_step(self, *_: object) -> None:
-        self._pipeline.release()
+            self._timing.saved()
 
     def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
@@ -322,10 +369,13 @@ class CheckpointManager:
         }
 
     def _about(self) -> dict[str, Any]:
+        progress = self.progress.to_plain()
+        del progress["partial"]  # may be more than JSON can hold
         source = self.progress.resumed_from
         return {
-            **self.progress.to_plain(),
-            "metrics": dict(self._metrics),
+            **progress,
+            # What is known in the middle of validating must not be ranked.
+            "metrics": {} if self.progress.in_validation else dict(self._metrics),
             "config_digest": self._digest,
             "config": self._plain_config,
             "lineage": copying.deepcopy(self.lineage),
@@ -334,39 +384,8 @@ class CheckpointManager:
         }
 
 
-def retention_of(cfg: Config) -> Retention:
-    """Return the rules of a config on what to keep."""
-    plan = cfg.SCHEDULE.CHECKPOINT
-    return Retention(
-        plan.KEEP_LAST_N,
-        plan.KEEP_TOP_N,
-        plan.KEEP_EVERY_N_EPOCHS,
-        metric=plan.METRIC,
-        mode=plan.MODE,
-        keep_every_hours=plan.KEEP_EVERY_HOURS,
-    )
-
-
 def _directory(cfg: Config) -> Path:
     return Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
-
-
-def _policy(cfg: Config) -> Policy:
-    plan = cfg.SCHEDULE.CHECKPOINT
-    return Policy(
-        is_async=plan.ASYNC,
-        when_busy=plan.WHEN_BUSY,
-        on_failure=plan.ON_FAILURE,
-        deadline_seconds=plan.DEADLINE_SECONDS,
-        hold_seconds=plan.HOLD_SECONDS,
-    )
-
-
-def _left_alone(cfg: Config) -> frozenset[str]:
-    """Return the parts that the user wants fresh instead of restored."""
-    if cfg.TRAIN.RESUME_SKIP_OPTIMIZER:
-        return _OPTIMIZING
-    return frozenset() if cfg.TRAIN.PRESERVE_CHECKPOINT_SCHEDULE else frozenset({"lr_scheduler"})
 
 
 def _refuse_what_is_missing(cfg: Config) -> None:

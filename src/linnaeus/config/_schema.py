@@ -204,6 +204,7 @@ class CheckpointScheduleConfig(ClosedSection):
     METRIC: Text = "loss"
     MODE: Literal["min", "max"] = "min"
     CHECK_FINITE: Flag = False
+    AT_VALIDATION: Flag = True
     INTERVAL: Literal["auto"] | None = None
     MTBF_HOURS: PositiveHours = 24.0
     ASYNC: Flag = True

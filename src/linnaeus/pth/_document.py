@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,11 @@ def float_of_bits(digits: str) -> float:
     return value
 
 
+@cache
+def _version(name: str) -> str:
+    return version(name)  # reads and parses a file, which would cost more than most saves
+
+
 def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mapping[str, Any]) -> bytes:
     """Return the record's bytes.
 
@@ -194,8 +200,8 @@ def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mappin
     """
     head = {
         "format": FORMAT,
-        "linnaeus": version("linnaeus"),
-        "torch": version("torch"),
+        "linnaeus": _version("linnaeus"),
+        "torch": _version("torch"),
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "byteorder": sys.byteorder,
         "about": _strict(about),

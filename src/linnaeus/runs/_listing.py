@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from linnaeus import pth
 from linnaeus.errors import CheckpointInvalidError
 from linnaeus.runs._names import LATEST_LINK, numbers_in_name
+from linnaeus.runs._pins import is_pinned
 
 _SPELLED = ("NaN", "Infinity", "-Infinity")
 
@@ -93,11 +94,12 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
     """Return what one checkpoint, of any name, says of itself."""
     try:
         found = pth.brief(path)
-        return _other(path) if found is None else _ours(path, found)
+        read = _other(path) if found is None else _ours(path, found)
     except CheckpointInvalidError as error:
         epoch, step = numbers_in_name(path.name) or (0, 0)
         size_bytes = path.stat().st_size if path.is_file() else 0
-        return RunCheckpoint(path, epoch, step, size_bytes=size_bytes, ends_epoch=False, problem=error)
+        read = RunCheckpoint(path, epoch, step, size_bytes=size_bytes, ends_epoch=False, problem=error)
+    return replace(read, is_pinned=True) if is_pinned(path) else read
 
 
 def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:

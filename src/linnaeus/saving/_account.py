@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from linnaeus.saving._grace import grace_warning
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class SaveRecord:
             "size_bytes": self.size_bytes,
             "blocked_ms": round(self.blocked_seconds * 1e3, 3),
             "write_seconds": round(self.write_seconds, 4),
+            "cpu_seconds": round(self.cpu_seconds, 4),
             "mb_per_second": round(self.megabytes_per_second, 1),
         }
 
@@ -56,6 +60,8 @@ class Account:
     """The totals of one process.
 
     Attributes:
+        on_save: Is told of each save.
+        grace_seconds: How long the machine lets a program live after a signal that asks to end.
         num_saves: Checkpoints made.
         num_failures: Saves that failed.
         num_skipped: Saves left out because one was under way.
@@ -66,6 +72,7 @@ class Account:
     """
 
     on_save: OnSave | None = None
+    grace_seconds: float = math.inf
     num_saves: int = 0
     num_failures: int = 0
     num_skipped: int = 0
@@ -82,6 +89,8 @@ class Account:
 
     def note(self, record: SaveRecord) -> None:
         """Count a save, log it, and tell whoever wants to know."""
+        if self.last is None:
+            self.compare_with_grace(record.write_seconds)
         self.num_saves += 1
         self.last = record
         _log.info(
@@ -95,6 +104,14 @@ class Account:
         )
         if self.on_save is not None:
             self.on_save(record, self.to_plain())
+
+    def compare_with_grace(self, write_seconds: float) -> None:
+        """Say whether a save that takes so long can be made after a signal that asks to end."""
+        warning = grace_warning(write_seconds, self.grace_seconds)
+        if warning is not None:
+            _log.warning("%s", warning)
+        else:
+            _log.info("a save takes %.2f s, the grace period is %g s", write_seconds, self.grace_seconds)
 
     def conclude(self) -> None:
         """Log the totals."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.errors import LinnaeusError, SaveTimeoutError, TornSaveError
 from linnaeus.saving._account import Account, SaveRecord
 from linnaeus.saving._exit import fail_at_exit
@@ -46,6 +47,17 @@ class Policy:
     on_failure: str = "raise"
     deadline_seconds: float = 600.0
     hold_seconds: float = 0.002
+
+    @classmethod
+    def of(cls, plan: CheckpointScheduleConfig) -> Policy:
+        """Return what a config says, its section `SCHEDULE.CHECKPOINT`."""
+        return cls(
+            is_async=plan.ASYNC,
+            when_busy=plan.WHEN_BUSY,
+            on_failure=plan.ON_FAILURE,
+            deadline_seconds=plan.DEADLINE_SECONDS,
+            hold_seconds=plan.HOLD_SECONDS,
+        )
 
 
 class Pipeline:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.runs import LATEST_LINK
 
 
@@ -91,6 +92,18 @@ class Retention:
     mode: str = "min"
     keep_every_hours: float = 0
 
+    @classmethod
+    def of(cls, plan: CheckpointScheduleConfig) -> Retention:
+        """Return the rules of a config, its section `SCHEDULE.CHECKPOINT`."""
+        return cls(
+            plan.KEEP_LAST_N,
+            plan.KEEP_TOP_N,
+            plan.KEEP_EVERY_N_EPOCHS,
+            metric=plan.METRIC,
+            mode=plan.MODE,
+            keep_every_hours=plan.KEEP_EVERY_HOURS,
+        )
+
     @property
     def removes(self) -> bool:
         """Whether any rule is set, so that what none keeps goes."""
@@ -143,7 +156,8 @@ def _by_rules(usable: Sequence[FileT], rules: Retention) -> Iterator[tuple[str, 
     if not rules.removes:
         yield from ((c.name, "no rule removes") for c in usable)
         return
-    yield from ((c.name, f"among the last {rules.keep_last_n}") for c in usable[: rules.keep_last_n])
+    last = _of_different_steps(usable)[: rules.keep_last_n]
+    yield from ((c.name, f"among the last {rules.keep_last_n}") for c in last)
     best = rules.ranked(usable)[: rules.keep_top_n]
     yield from ((c.name, f"number {place} by {rules.metric}") for place, c in enumerate(best, 1))
     if rules.keep_every_n_epochs:
@@ -152,6 +166,15 @@ def _by_rules(usable: Sequence[FileT], rules: Retention) -> Iterator[tuple[str, 
     if rules.keep_every_hours:
         spaced = _spaced(usable, rules.keep_every_hours * 3600)
         yield from ((c.name, f"every {rules.keep_every_hours:g} hours") for c in spaced)
+
+
+def _of_different_steps(usable: Sequence[FileT]) -> list[FileT]:
+    """Return the files but those from inside an epoch that ended without a further step, and was saved."""
+    found: list[FileT] = []
+    for file in usable:
+        if not found or file.ends_epoch or file.order[1] != found[-1].order[1]:
+            found.append(file)
+    return found
 
 
 def _spaced(usable: Sequence[FileT], seconds: float) -> Iterator[FileT]:

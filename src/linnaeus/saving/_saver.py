@@ -20,15 +20,15 @@ from linnaeus.files import (
     fsync_directory,
     fsync_file,
     make_directory,
-    point_link,
     recycle,
     remove_file,
     require_space,
     sweep_abandoned,
     temporary_name,
 )
-from linnaeus.runs import BEST_LINK, LATEST_LINK, RunCheckpoint, list_checkpoints
+from linnaeus.runs import list_checkpoints
 from linnaeus.saving._job import Job
+from linnaeus.saving._links import point_links
 from linnaeus.saving._retention import Retention, decide
 
 _log = logging.getLogger(__name__)
@@ -156,19 +156,11 @@ class Saver:
         found = list_checkpoints(self.directory)
         verdicts = decide(found, self.retention, {newest.name: "just saved", **protected})
         kept = [verdict.checkpoint for verdict in verdicts if verdict.keep]
-        self._link(newest.name, kept)
+        point_links(self.directory, newest.name, kept, self.retention)
         for verdict in verdicts:
             if not verdict.keep:
                 self._remove(verdict.checkpoint.path)
-                _log.info("pruned %s: no rule keeps it", verdict.checkpoint.path.name)
-
-    def _link(self, newest_name: str, kept: list[RunCheckpoint]) -> None:
-        point_link(self.directory / LATEST_LINK, newest_name)
-        best = self.retention.ranked(kept)
-        if best:
-            point_link(self.directory / BEST_LINK, best[0].path.name)
-        elif (self.directory / BEST_LINK).is_symlink():  # what it names is about to be pruned
-            remove_file(self.directory / BEST_LINK)
+                _log.info("pruned %s: %s", verdict.checkpoint.name, verdict.reason)
 
     def _remove(self, path: Path) -> None:
         inode = self._made.pop(path, None)

@@ -57,6 +57,7 @@ def test_no_file_gives_every_default():
         "METRIC": "loss",
         "MODE": "min",
         "CHECK_FINITE": False,
+        "AT_VALIDATION": True,
         "INTERVAL": None,
         "MTBF_HOURS": 24,
         "ASYNC": True,
