@@ -48,6 +48,7 @@ def config(directory: Path) -> linnaeus.Config:
     """Return the quickstart, one epoch of it, with augmentation, averages and a save every third step."""
     settings = (
         "TRAIN.EPOCHS=1",
+        "TRAIN.BATCH_SIZE=64",
         "DATA.SHIFT=1",
         "TRAIN.EMA_DECAY=0.9",
         "SCHEDULE.CHECKPOINT.INTERVAL_STEPS=3",

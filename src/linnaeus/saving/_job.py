@@ -1,11 +1,13 @@
-"""One checkpoint to be made, and the thread that makes it while training goes on."""
+"""One checkpoint to be made, and the thread that makes them while training goes on."""
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +43,7 @@ class AbandonedError(Exception):
 
 
 class Task:
-    """A job under way in a thread of its own.
-
-    The thread is a daemon, because one that hangs must not keep the interpreter from ending; whoever started
-    it waits for it, also at the interpreter's exit.
+    """A job under way.
 
     Args:
         job: What to save.
@@ -64,21 +63,12 @@ class Task:
         self._lock = threading.Lock()
         self._is_abandoned = False
         self._started = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name=f"saving {job.path.name}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        self._thread_id = 0
 
     @property
     def is_finished(self) -> bool:
         """Whether it has ended, well or not."""
         return self._finished.is_set()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether its thread still runs."""
-        return self._thread.is_alive()
 
     @property
     def age_seconds(self) -> float:
@@ -96,7 +86,7 @@ class Task:
 
     def stack(self) -> str:
         """Return where its thread stands."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
+        frame = None if self.is_finished else sys._current_frames().get(self._thread_id)
         return "".join(traceback.format_stack(frame)) if frame else ""
 
     def _permit(self) -> None:
@@ -104,8 +94,9 @@ class Task:
             if self._is_abandoned:
                 raise AbandonedError
 
-    def _run(self) -> None:
-        cpu = time.thread_time()
+    def run(self) -> None:
+        """Do it, in the thread that this is called in."""
+        self._thread_id, cpu = threading.get_ident(), time.thread_time()
         try:
             self.size_bytes = self._act(self.job, self._permit)
         except LinnaeusError as error:
@@ -118,6 +109,35 @@ class Task:
             self.seconds = self.age_seconds
             self.cpu_seconds = time.thread_time() - cpu
             self._finished.set()
+
+
+class Worker:
+    """A thread that does one task after another.
+
+    It is made once, because starting one makes training wait for it. It is a daemon, because one that hangs
+    must not keep the interpreter from ending; whoever gave it a task waits for that, also at the
+    interpreter's exit. It ends when its owner is gone.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=_work, args=(self._tasks,), name="linnaeus", daemon=True)
+        self._thread.start()
+        weakref.finalize(self, self._tasks.put, None)
+
+    def give(self, task: Task) -> None:
+        """Have a task done."""
+        self._tasks.put(task)
+
+    def dismiss(self) -> None:
+        """End the thread when it has done what it was given."""
+        self._tasks.put(None)
+
+
+def _work(tasks: queue.SimpleQueue[Task | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task.run()
+        del task  # it holds a whole snapshot
 
 
 def _unforeseen(error: Exception, path: Path) -> SaveError:

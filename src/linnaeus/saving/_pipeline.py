@@ -21,7 +21,7 @@ from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.errors import LinnaeusError, SaveTimeoutError, TornSaveError
 from linnaeus.saving._account import Account, SaveRecord
 from linnaeus.saving._exit import fail_at_exit
-from linnaeus.saving._job import Job, Task
+from linnaeus.saving._job import Job, Task, Worker
 from linnaeus.saving._saver import Saver
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class Pipeline:
         self._account = account
         self._clock = clock
         self._process = os.getpid()
+        self._worker: Worker | None = None
         self._task: Task | None = None
         self._stuck: Task | None = None
         self._must_copy = False
@@ -192,7 +193,13 @@ class Pipeline:
             self.finish()
         finally:
             self._again_at = None
+            self._dismiss()
             self._saver.close()
+
+    def _dismiss(self) -> None:
+        if self._worker is not None:
+            self._worker.dismiss()
+            self._worker = None
 
     def _blocked(self, task: Task, seconds: float) -> None:
         task.blocked_seconds += seconds
@@ -205,7 +212,7 @@ class Pipeline:
 
     def _look_after_stuck(self) -> bool:
         """Tell whether a save that was given up still hangs, which is a failure of the next one too."""
-        if self._stuck is None or not self._stuck.is_alive:
+        if self._stuck is None or self._stuck.is_finished:
             self._stuck = None
             return False
         self._failed(_hangs(self._stuck))
@@ -215,7 +222,9 @@ class Pipeline:
         started = time.perf_counter()
         task = self._task = Task(self._make(self._must_copy), self._saver.save)
         atexit.register(self._at_exit)
-        task.start()
+        if self._worker is None:
+            self._worker = Worker()
+        self._worker.give(task)
         self._blocked(task, time.perf_counter() - started)
         return task
 
@@ -257,6 +266,7 @@ class Pipeline:
         task.abandon()
         self._end()
         self._stuck = task
+        self._dismiss()  # the next save has another thread
         self._must_copy = True  # what it may still read is left to it
         _log.error("%s hangs; all stacks:\n%s", task.job.path.name, _all_stacks())
         self._failed(_hangs(task))
@@ -265,6 +275,7 @@ class Pipeline:
         self._account.num_failures += 1
         self._num_failed += 1
         if self._raise_always:
+            self._num_failed = 0
             raise error
         if self._policy.on_failure == "warn":
             _log.warning("%s Going on without it (ON_FAILURE: warn).", error)

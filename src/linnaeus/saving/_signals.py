@@ -49,7 +49,7 @@ class SignalWatch:
         for number, act in self._acts.items():
             handler = signal.getsignal(number)
             if _is_default(handler):
-                self._before[number] = signal.SIG_DFL if _is_ours(handler) else handler
+                self._before[number] = _beneath(handler, number)
                 signal.signal(number, act)
             else:
                 _log.info("%s is handled by this program itself, and left to it", number.name)
@@ -81,6 +81,11 @@ class SignalWatch:
 
 def _is_default(handler: object) -> bool:
     return handler in (signal.SIG_DFL, signal.default_int_handler) or _is_ours(handler)
+
+
+def _beneath(handler: object, number: signal.Signals) -> object:
+    """Return what was there before any watch."""
+    return handler.__self__._before.get(number, signal.SIG_DFL) if _is_ours(handler) else handler  # type: ignore[attr-defined]
 
 
 def _is_ours(handler: object) -> bool:

@@ -61,12 +61,14 @@ class Guard:
     spare: SpareMemory
     _blocks: dict[int, _Block] = field(default_factory=dict, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _may_read: threading.Event = field(default_factory=threading.Event, init=False)
     _is_copying: bool = field(default=False, init=False)
     _is_finished: bool = field(default=False, init=False)
     _is_released: bool = field(default=False, init=False)
     _is_torn: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self._may_read.set()
         for tensor in self.tensors:
             storage = tensor.untyped_storage()
             watched = (tensor, tensor._version)
@@ -115,6 +117,8 @@ class Guard:
         target = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) if buffer else 0
         for start in range(0, block.size_bytes, _PIECE_BYTES):
             size = min(_PIECE_BYTES, block.size_bytes - start)
+            # Else this thread, which is back at once, would keep the lock from training's.
+            self._may_read.wait()
             with self._changed:
                 self._changed.wait_for(lambda: not self._is_copying)
                 self._require_whole(block)
@@ -156,18 +160,29 @@ class Guard:
             hold_seconds: How long to wait for the writer to finish by itself before copying what is left.
             no_memory_seconds: How long to wait for it when there is no memory for a copy.
         """
+        if self._is_released or self._is_finished or self._wait_finished(hold_seconds):
+            return
+        self._may_read.clear()
+        try:
+            self._take_back(no_memory_seconds)
+        finally:
+            self._may_read.set()
+
+    def _wait_finished(self, seconds: float | None) -> bool:
         with self._changed:
-            if self._is_released or self._changed.wait_for(lambda: self._is_finished, hold_seconds):
-                return
+            return self._changed.wait_for(lambda: self._is_finished, seconds)
+
+    def _take_back(self, no_memory_seconds: float | None) -> None:
+        with self._changed:
             self._is_copying = True
         copied = self._copy_rest()
         with self._changed:
             self._is_copying = False
             self._changed.notify_all()
-            if not copied:
-                finished = self._changed.wait_for(lambda: self._is_finished, no_memory_seconds)
-                self._is_torn = not finished
-            self._is_released = True
+        if not copied:
+            self._may_read.set()
+            self._is_torn = not self._wait_finished(no_memory_seconds)
+        self._is_released = True
 
     def _copy_rest(self) -> bool:
         """Copy what was not read yet; tell whether there was memory for it."""

@@ -74,10 +74,8 @@ def _own_storages(parts: RunParts) -> frozenset[int]:
     own: list[torch.Tensor] = [p for p in parts.model.parameters() if not p.requires_grad or id(p) in trained]
     own += [tensor for one in optimizers for tensor in _tensors(list(one.state.values()))]
     changing = {buffer.untyped_storage()._cdata for buffer in parts.model.buffers()}
-    return (
-        frozenset(t.untyped_storage()._cdata for t in own if t.is_cpu and t.layout is torch.strided)
-        - changing
-    )
+    plain = [t for t in own if t.is_cpu and t.layout is torch.strided and not t.is_nested]
+    return frozenset([t.untyped_storage()._cdata for t in plain]) - changing
 
 
 def _tensors(node: Any) -> Iterator[torch.Tensor]:
@@ -117,14 +115,15 @@ class _Freezer:
         self.seen[id(value)] = (value, frozen)
 
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not _is_plain(value):
-            return _copy_unusual(value)
-        storage = value.untyped_storage()
-        if storage._cdata in self.own and not value.requires_grad and type(value) is torch.Tensor:
+        kind = type(value)
+        ours = kind is torch.Tensor and value.layout is torch.strided and not value.requires_grad
+        if ours and value.untyped_storage()._cdata in self.own:
             alias = value.detach()  # another handle with the same memory and version counter
             self.live.append(alias)
             return alias
-        return self._copy(value, storage)
+        if kind not in (torch.Tensor, torch.nn.Parameter) or not _is_plain(value):
+            return _copy_unusual(value)
+        return self._copy(value, value.untyped_storage())
 
     def _copy(self, value: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
         copied = self.storages.get(storage._cdata)

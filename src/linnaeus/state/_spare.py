@@ -10,8 +10,6 @@ import torch
 from linnaeus.pth import memory_of
 
 _ALIGNMENT = 64
-# Above it torch's own copying, on all cores, is worth the call.
-_LARGE_BYTES = 1 << 18
 
 
 class SpareMemory:
@@ -35,11 +33,8 @@ class SpareMemory:
         base, memory = self._buffer.data_ptr(), memory_of(self._buffer.untyped_storage())
         views, position = [], 0
         for storage, size in zip(storages, sizes, strict=True):
-            if size >= _LARGE_BYTES:
-                whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-                self._buffer[position : position + size].copy_(whole)
-            else:
-                ctypes.memmove(base + position, storage.data_ptr(), size)
+            # One thread suffices for the memory's bandwidth; torch's would have to wait for each other.
+            ctypes.memmove(base + position, storage.data_ptr(), size)
             views.append(memory[position : position + size])
             position += size + -size % _ALIGNMENT
         return views
