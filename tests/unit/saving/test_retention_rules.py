@@ -108,3 +108,22 @@ def test_a_real_latest_of_an_earlier_version_stays() -> None:
     older = RunCheckpoint(Path("latest.pth"), epoch=1, step=0)
     verdicts = decide([entry(9), entry(8), older], Retention(1, 0, 0))
     assert [v.checkpoint.path.name for v in verdicts if v.keep] == ["checkpoint_epoch_9.pth", "latest.pth"]
+
+
+def test_hours_are_counted_from_the_oldest_and_survive_a_clock_set_back() -> None:
+    """One of every three hours; after a jump back the first one counts from there."""
+    hours = [0, 1, 2, 3.5, 6, 6.5, 1, 2, 4.2, None]
+    run = [entry(number, hours=hour) for number, hour in enumerate(hours, 1)]
+    assert kept(Retention(0, 0, 0, keep_every_hours=3), run) == ["10", "9", "7", "6", "4", "1"]
+
+
+def test_pinned_and_the_source_of_the_newest_stay() -> None:
+    """What the user pinned, and what the process that saved the newest had gone on from."""
+    run = [entry(1), entry(2, pinned=True), entry(3), entry(4, resumed_from="checkpoint_epoch_1.pth")]
+    assert kept(Retention(1, 0, 0), run) == ["4", "2", "1"]
+
+
+def test_an_epochs_end_stands_for_the_same_step_inside_it() -> None:
+    """A save of the epoch's last step, as before its validation, takes no place among the last."""
+    run = [entry(1), entry(1, 20), entry(2), entry(2, 30), entry(3), entry(3, 33)]
+    assert kept(Retention(3, 0, 0), run) == ["3_step_33", "3", "2"]
