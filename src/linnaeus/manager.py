@@ -159,6 +159,8 @@ class CheckpointManager:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
         self._restore(choice)
+        if choice.checkpoint.write_seconds is not None:
+            self._account.compare_with_grace(choice.checkpoint.write_seconds)
         self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)
         self._timing.restart()
         return self.progress

@@ -150,6 +150,20 @@ def test_usr1_saves_and_goes_on(tmp_path: Path) -> None:
     ckpt.close()
 
 
+def test_the_grace_period_is_compared_with_what_a_save_takes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said after the first save, and at once when a run is resumed; too short a period is warned of."""
+    with caplog.at_level("INFO"):
+        train(tmp_path)
+    assert "the grace period is 30 s" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    caplog.clear()
+    with manager(tmp_path, SmallRun(), GRACE_SECONDS=1e-9) as ckpt:
+        ckpt.resume()
+    assert "may come too late" in caplog.text
+
+
 def test_the_schedulers_early_signal_is_configurable(tmp_path: Path) -> None:
     """Any signal may be the one that asks to save and end."""
     with pytest.raises(StoppedBySignal) as stopped:

@@ -196,9 +196,15 @@ def test_unannounced_changes_are_never_published(place: Path, dawdling: random.R
 
     def change(run: Run) -> None:
         task = run.ckpt._pipeline._task
-        guard = task and task.job.snapshot.guard
+        snapshot = task and task.job.snapshot
+        guard = snapshot and snapshot.guard
         if hidden and guard:  # what changes before the first sums are taken can't be noticed
-            wait_until(lambda: task.is_finished or all(b.crc32 is not None for b in guard._blocks.values()))
+            wait_until(
+                lambda: (
+                    task.is_finished
+                    or (guard._blocks and all(b.crc32 is not None for b in guard._blocks.values()))
+                )
+            )
         with torch.no_grad():
             for parameter in run.model.parameters():
                 (parameter.data if hidden else parameter).mul_(1.01)

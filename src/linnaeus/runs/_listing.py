@@ -32,6 +32,7 @@ class RunCheckpoint:
         saved_at: When it was saved, in seconds since 1970; None when it does not say.
         resumed_from: The name of the file that the process which saved it had gone on from.
         is_pinned: Whether the user wants it kept.
+        write_seconds: How long the save before it took, as far as its run knew.
         problem: Why it can't be used; None for a file whose structure is whole.
     """
 
@@ -45,6 +46,7 @@ class RunCheckpoint:
     saved_at: float | None = None
     resumed_from: str | None = None
     is_pinned: bool = False
+    write_seconds: float | None = None
     problem: CheckpointInvalidError | None = None
 
     @property
@@ -115,7 +117,14 @@ def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
         lineage=about["lineage"] if isinstance(about.get("lineage"), Mapping) else {},
         saved_at=_seconds(found.written.get("created")),
         resumed_from=about["resumed_from"] if isinstance(about.get("resumed_from"), str) else None,
+        write_seconds=_write_seconds(about.get("saving")),
     )
+
+
+def _write_seconds(saving: object) -> float | None:
+    last = saving.get("last") if isinstance(saving, Mapping) else None
+    seconds = last.get("write_seconds") if isinstance(last, Mapping) else None
+    return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
 def _other(path: Path) -> RunCheckpoint:

@@ -9,7 +9,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,14 @@ class Job:
     Attributes:
         path: The checkpoint's name.
         step: Optimizer steps done, for messages.
-        snapshot: The content.
+        snapshot: The content; None when it is written.
         about: What the file says of itself.
         protected: Names of files that retention must keep, with the reason.
     """
 
     path: Path
     step: int
-    snapshot: Snapshot
+    snapshot: Snapshot | None
     about: Mapping[str, Any]
     protected: Mapping[str, str]
 
@@ -104,8 +104,10 @@ class Task:
         except Exception as error:  # noqa: BLE001 - the rim: whatever it was, training is told
             self.error = _unforeseen(error, self.job.path)
         finally:
-            if self.job.snapshot.guard is not None:
+            if self.job.snapshot is not None and self.job.snapshot.guard is not None:
                 self.job.snapshot.guard.finish()
+            # Here, since taking so many objects apart takes a moment that training need not wait.
+            self.job = replace(self.job, snapshot=None)
             self.seconds = self.age_seconds
             self.cpu_seconds = time.thread_time() - cpu
             self._finished.set()

@@ -176,7 +176,8 @@ class Pipeline:
     def release(self) -> None:
         """Return when parameters and optimizer state may be changed."""
         task = self._task
-        guard = None if task is None else task.job.snapshot.guard
+        snapshot = None if task is None else task.job.snapshot
+        guard = None if snapshot is None else snapshot.guard
         if task is None or guard is None:
             return
         started = time.perf_counter()

@@ -79,7 +79,7 @@ class Saver:
         Raises:
             SaveError: It was not written; all older checkpoints are untouched.
         """
-        if self._check_finite:
+        if self._check_finite and job.snapshot is not None:
             _refuse_not_finite(job.snapshot.content, job.path)
         temporary = self._temporary(job.path)
         try:
@@ -109,12 +109,12 @@ class Saver:
             SaveError: It can't be written.
             TornSaveError: The content did not hold still.
         """
-        guard = job.snapshot.guard
+        content, guard = ({}, None) if job.snapshot is None else (job.snapshot.content, job.snapshot.guard)
         size_bytes = 0
         try:
             if guard is not None:
                 guard.presum()
-            parts = pth.take_apart(dict(job.snapshot.content), job.about, job.path)
+            parts = pth.take_apart(dict(content), job.about, job.path)
             size_bytes = parts.size_bytes
             if not temporary.exists():
                 require_space(job.path, size_bytes)

@@ -60,6 +60,7 @@ class Guard:
     tensors: Sequence[torch.Tensor]
     spare: SpareMemory
     _blocks: dict[int, _Block] = field(default_factory=dict, init=False)
+    _versions: list[int] = field(default_factory=list, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
     _may_read: threading.Event = field(default_factory=threading.Event, init=False)
     _is_copying: bool = field(default=False, init=False)
@@ -69,15 +70,22 @@ class Guard:
 
     def __post_init__(self) -> None:
         self._may_read.set()
-        for tensor in self.tensors:
-            storage = tensor.untyped_storage()
-            watched = (tensor, tensor._version)
-            block = self._blocks.get(storage._cdata)
-            if block is None:
-                made = _Block(storage, storage.data_ptr(), storage.nbytes(), [watched])
-                self._blocks[storage._cdata] = made
-            else:
-                block.watched.append(watched)
+        # The rest is left to the writer: training waits for this.
+        self._versions = [tensor._version for tensor in self.tensors]
+
+    def _blocks_now(self) -> dict[int, _Block]:
+        """Return the storages, sorted out when they are first asked for."""
+        with self._changed:
+            for tensor, version in zip(self.tensors, self._versions, strict=False):
+                storage = tensor.untyped_storage()
+                block = self._blocks.get(storage._cdata)
+                if block is None:
+                    made = _Block(storage, storage.data_ptr(), storage.nbytes(), [(tensor, version)])
+                    self._blocks[storage._cdata] = made
+                else:
+                    block.watched.append((tensor, version))
+            self._versions = []
+            return self._blocks
 
     # the writer's side
 
@@ -87,7 +95,7 @@ class Guard:
         Raises:
             TornSaveError: Something changed unannounced already.
         """
-        for block in self._blocks.values():
+        for block in self._blocks_now().values():
             crc32 = 0
             for piece in self._pieces(block, bytearray(min(_PIECE_BYTES, block.size_bytes))):
                 if block.copied is not None:
@@ -101,7 +109,7 @@ class Guard:
         Raises:
             TornSaveError: They are not what they were at the snapshot any more.
         """
-        block = self._blocks.get(storage._cdata)
+        block = self._blocks_now().get(storage._cdata)
         if block is None:  # the snapshot's own copy
             memory = memory_of(storage)
             for start in range(0, len(memory), _PIECE_BYTES):
@@ -141,7 +149,7 @@ class Guard:
         Raises:
             TornSaveError: They differ.
         """
-        for key, block in self._blocks.items():
+        for key, block in self._blocks_now().items():
             if block.crc32 is not None and crc32s.get(key, block.crc32) != block.crc32:
                 raise _torn("a tensor's memory was changed outside an optimizer's step")
 
@@ -186,7 +194,7 @@ class Guard:
 
     def _copy_rest(self) -> bool:
         """Copy what was not read yet; tell whether there was memory for it."""
-        rest = [block for block in self._blocks.values() if not block.was_read]
+        rest = [block for block in self._blocks_now().values() if not block.was_read]
         if any(block.has_moved for block in rest):
             self._is_torn = True
             return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,10 @@ def take_snapshot(
     gc.disable()  # many objects are made that live on, and a collection would only walk over them
     try:
         freezer = _Freezer(frozenset() if copy else _own_storages(parts))
-        frozen = {key: freezer.node(value) for key, value in content.items()}
+        frozen = {
+            key: freezer.node(value) if copy or key != "optimizer" else _optimizers(freezer, parts, value)
+            for key, value in content.items()
+        }
         return Snapshot(frozen, Guard(freezer.live, spare) if freezer.live else None)
     finally:
         if was_on:
@@ -68,22 +71,47 @@ def hooked_optimizers(parts: RunParts) -> list[torch.optim.Optimizer]:
 
 
 def _own_storages(parts: RunParts) -> frozenset[int]:
-    """Return the storages, by `_cdata`, that change only inside the step of an optimizer that we see."""
-    optimizers = hooked_optimizers(parts)
-    trained = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
-    own: list[torch.Tensor] = [p for p in parts.model.parameters() if not p.requires_grad or id(p) in trained]
-    own += [tensor for one in optimizers for tensor in _tensors(list(one.state.values()))]
-    changing = {buffer.untyped_storage()._cdata for buffer in parts.model.buffers()}
-    plain = [t for t in own if t.is_cpu and t.layout is torch.strided and not t.is_nested]
-    return frozenset([t.untyped_storage()._cdata for t in plain]) - changing
+    """Return the storages of parameters, by `_cdata`, that change only in the step of an optimizer we see."""
+    groups = [group["params"] for one in hooked_optimizers(parts) for group in one.param_groups]
+    trained = {id(p) for params in groups for p in params}
+    own = [p for p in parts.model.parameters() if not p.requires_grad or id(p) in trained]
+    return frozenset([p.untyped_storage()._cdata for p in own if _is_readable(p)])
 
 
-def _tensors(node: Any) -> Iterator[torch.Tensor]:
-    if isinstance(node, torch.Tensor):
-        yield node
-    elif isinstance(node, (dict, list, tuple)):
-        for item in node.values() if isinstance(node, dict) else node:
-            yield from _tensors(item)
+def _is_readable(value: torch.Tensor) -> bool:
+    """Tell whether the writer can read a tensor's memory where it is."""
+    return value.is_cpu and value.layout is torch.strided and not value.is_nested
+
+
+def _optimizers(freezer: _Freezer, parts: RunParts, content: Any) -> Any:
+    """Freeze the states of all optimizers; those whose steps are seen coming keep their tensors."""
+    singles = flatten(parts.optimizer)
+    if list(singles) == [""]:
+        return _optimizer(freezer, singles[""], content)
+    return {name: _optimizer(freezer, one, content[name]) for name, one in singles.items()}
+
+
+def _optimizer(freezer: _Freezer, optimizer: Any, content: Any) -> Any:
+    if not is_optimizer(optimizer) or type(content) is not dict:
+        return freezer.node(content)
+    return {
+        key: {index: _own_state(freezer, entry) for index, entry in value.items()}
+        if key == "state"
+        else freezer.node(value)
+        for key, value in content.items()
+    }
+
+
+def _own_state(freezer: _Freezer, entry: Any) -> Any:
+    """Freeze one parameter's state; several hundred of these make a save, so it is kept short."""
+    if type(entry) is not dict:
+        return freezer.node(entry)
+    return {
+        name: freezer.alias(item)
+        if type(item) is torch.Tensor and not item.requires_grad and _is_readable(item)
+        else freezer.node(item)
+        for name, item in entry.items()
+    }
 
 
 @dataclass(slots=True)
@@ -114,13 +142,17 @@ class _Freezer:
     def keep(self, value: Any, frozen: Any) -> None:
         self.seen[id(value)] = (value, frozen)
 
+    def alias(self, value: torch.Tensor) -> torch.Tensor:
+        """Return another handle with the same memory and version counter, to be guarded."""
+        alias = value.detach()
+        self.live.append(alias)
+        return alias
+
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
         kind = type(value)
         ours = kind is torch.Tensor and value.layout is torch.strided and not value.requires_grad
         if ours and value.untyped_storage()._cdata in self.own:
-            alias = value.detach()  # another handle with the same memory and version counter
-            self.live.append(alias)
-            return alias
+            return self.alias(value)
         if kind not in (torch.Tensor, torch.nn.Parameter) or not _is_plain(value):
             return _copy_unusual(value)
         return self._copy(value, value.untyped_storage())
