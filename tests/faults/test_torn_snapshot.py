@@ -20,7 +20,6 @@ from torch import nn
 
 import linnaeus
 from linnaeus.state import _guard
-from support.processes import wait_until
 from support.small_run import config
 from support.trees import same
 
@@ -189,6 +188,12 @@ def test_announced_changes_tear_nothing(place: Path, dawdling: random.Random) ->
         assert run.ckpt._account.num_redone == 0
 
 
+def summed(guard: Any) -> bool:
+    """Tell whether the writer has taken its first sums."""
+    blocks = list(guard._blocks.values())
+    return bool(blocks) and all(block.crc32 is not None for block in blocks)
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("hidden", [False, True], ids=["in place", "through .data"])
 def test_unannounced_changes_are_never_published(place: Path, dawdling: random.Random, hidden: bool) -> None:
@@ -198,13 +203,9 @@ def test_unannounced_changes_are_never_published(place: Path, dawdling: random.R
         task = run.ckpt._pipeline._task
         snapshot = task and task.job.snapshot
         guard = snapshot and snapshot.guard
-        if hidden and guard:  # what changes before the first sums are taken can't be noticed
-            wait_until(
-                lambda: (
-                    task.is_finished
-                    or (guard._blocks and all(b.crc32 is not None for b in guard._blocks.values()))
-                )
-            )
+        # What changes before the first sums are taken can't be noticed.
+        while hidden and guard and not task.is_finished and not summed(guard):
+            time.sleep(0)
         with torch.no_grad():
             for parameter in run.model.parameters():
                 (parameter.data if hidden else parameter).mul_(1.01)
