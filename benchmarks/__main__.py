@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import torch
 from rich.console import Console
 
-from benchmarks import _loading, _reading, _saving, _stitching
+from benchmarks import _beside, _loading, _reading, _saving, _stitching
 from benchmarks._machine import describe_machine
 from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
@@ -31,6 +32,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fill": _loading.filling,
     "rehearse": _stitching.rehearsing,
     "stitch": _stitching.stitching,
+    "blocked": _beside.blocked,
+    "wall": _beside.wall,
+    "memory": _beside.memory,
+    "choose": _beside.choosing,
 }
 
 
@@ -67,6 +72,8 @@ def main(*, large: bool, tiny: bool, only: tuple[str, ...], runs: int, directory
     write(target, comparisons, about | {"complete": True})
     if not (only or tiny):
         plot(_PICTURE, comparisons)
+    if not torch.cuda.is_available():
+        console.print("no GPU here: how long a run on one stands still was not measured")
     met, num_bars = count_met(comparisons)
     seconds = time.monotonic() - start
     console.print(f"{met} of {num_bars} bars met, {seconds:.0f} s, kept in benchmarks/results/{target.name}")

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import linnaeus
 from benchmarks._loaders import FILLING, INFERENCE
 from benchmarks._states import training
+from benchmarks._steps import ImageSteps
 from benchmarks._stitching import config
 from linnaeus.models import build_model
 
@@ -31,6 +32,9 @@ def main(kind: str, name: str, path: Path, size: str) -> None:
     """Do it once on something small, so that all is imported, and then measure."""
     if kind == "stitching":
         json.dump({"extra_bytes": _stitching(path, size)}, sys.stdout)
+        return
+    if kind == "beside":
+        json.dump({"extra_bytes": beside(path, size)}, sys.stdout)
         return
     load = _inference if kind == "inference" else _filling
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
@@ -50,6 +54,20 @@ def _inference(name: str, path: Path, size: str) -> tuple[float, int]:
 def _filling(name: str, path: Path, size: str) -> tuple[float, int]:
     run = training(size)
     return _measured(lambda: FILLING[name](path, run))
+
+
+def beside(directory: Path, size: str) -> int:
+    """Return by how much a save raises the peak of a training process."""
+    run = training(size)
+    steps = ImageSteps(run, batch=4)
+    cfg = linnaeus.load_config(None, [f"ENV.OUTPUT.DIRS.CHECKPOINTS={directory}"])
+    with linnaeus.CheckpointManager(cfg, model=run.model, optimizer=run.optimizer) as ckpt:
+        ckpt.save()  # imports what saving needs
+        steps.do(2)
+        _, without = _measured(lambda: steps.do(2))
+        ckpt._begin_saving()
+        _, with_save = _measured(lambda: steps.do(2))
+    return with_save - without
 
 
 def _measured(act: Callable[[], object]) -> tuple[float, int]:

@@ -15,7 +15,9 @@
     │   ├── RemoteNotFoundError                      no such object or bucket
     │   └── RemoteTimeoutError                       a deadline passed
     ├── SaveError(RuntimeError)                      a file was not written
-    │   └── InsufficientSpaceError                   no room for it
+    │   ├── InsufficientSpaceError                   no room for it
+    │   ├── SaveTimeoutError                         the writer hangs
+    │   └── TornSaveError                            what was to be saved did not hold still
     └── LoadError(RuntimeError)                      a state was not taken over
         ├── IncompatibleWeightsError                 pretrained weights that do not fit
         │   └── StitchError                          sources that do not make one model
@@ -258,6 +260,24 @@ class InsufficientSpaceError(SaveError):
             sizes = f" ({self.needed_bytes:,} bytes needed, {self.free_bytes:,} free)"
         advice = self.advice or "Free some space there, or choose another directory."
         return f"no space for {self.path}: {self.problem}{sizes}. {advice}"
+
+
+@dataclass(kw_only=True, eq=False)
+class SaveTimeoutError(SaveError):
+    """A save that does not end, as on a network filesystem that is gone; `stack` is where it stands."""
+
+    seconds: float
+    stack: str = ""
+
+    def __str__(self) -> str:
+        advice = self.advice or "Nothing older was touched. Is its filesystem still there?"
+        where = f"\n{self.stack}" if self.stack else ""
+        return f"could not write {self.path}: {self.problem} after {self.seconds} s. {advice}{where}"
+
+
+@dataclass(kw_only=True, eq=False)
+class TornSaveError(SaveError):
+    """Tensors changed unannounced while they were being saved; what was written of them is thrown away."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -5,30 +5,48 @@ It joins saving and resuming, and decides nothing itself.
 
 from __future__ import annotations
 
+import copy as copying
 import json
 import logging
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch import nn
 
-from linnaeus import pth
 from linnaeus.config import Config
 from linnaeus.errors import ConfigError, SaveError
 from linnaeus.files import write_text
 from linnaeus.pretrained import report_of
 from linnaeus.resolving import resolve
-from linnaeus.resuming import Choice, choose
-from linnaeus.runs import REPORT_NAME
-from linnaeus.saving import Retention, Saver, Schedule
-from linnaeus.state import Progress, RunParts, restore
+from linnaeus.resuming import Choice, bring_back, choose
+from linnaeus.runs import REPORT_NAME, checkpoint_name
+from linnaeus.saving import (
+    Account,
+    Job,
+    OnSave,
+    Pipeline,
+    Policy,
+    Retention,
+    Saver,
+    SignalWatch,
+    StoppedBySignal,
+    Timing,
+    Trace,
+)
+from linnaeus.state import (
+    Progress,
+    RunParts,
+    Snapshot,
+    SpareMemory,
+    hooked_optimizers,
+    take_snapshot,
+)
 
 _log = logging.getLogger(__name__)
-
-_OPTIMIZING = frozenset({"optimizer", "lr_scheduler", "scaler"})
 
 
 class CheckpointManager:
@@ -53,6 +71,7 @@ class CheckpointManager:
         scaler: The gradient scaler of mixed precision.
         ema: Averaged weights, for example `torch.optim.swa_utils.AveragedModel`.
         loader: What batches come from; `linnaeus.ResumableLoader` or anything that tells its position.
+        on_save: Called in the training thread after each save, with its record and the totals.
         clock: Returns seconds, monotonic; decides when minutes have passed.
 
     Raises:
@@ -70,6 +89,7 @@ class CheckpointManager:
         scaler: Any = None,
         ema: Any = None,
         loader: Any = None,
+        on_save: OnSave | None = None,
         clock: Any = time.monotonic,
     ) -> None:
         self._cfg = cfg
@@ -77,14 +97,13 @@ class CheckpointManager:
             model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, scaler=scaler, ema=ema, loader=loader
         )
         plan = cfg.SCHEDULE.CHECKPOINT
-        self._schedule = Schedule(
-            plan.INTERVAL_EPOCHS, plan.INTERVAL_STEPS, plan.INTERVAL_MINUTES, cfg.TRAIN.EPOCHS
-        )
-        rules = Retention(
-            plan.KEEP_LAST_N, plan.KEEP_TOP_N, plan.KEEP_EVERY_N_EPOCHS, metric=plan.METRIC, mode=plan.MODE
-        )
-        directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
-        self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE)
+        self._account = Account(on_save, plan.GRACE_SECONDS)
+        self._timing = Timing(plan, cfg.TRAIN.EPOCHS, self._account, clock)
+        self._watch = SignalWatch(plan.EXIT_SIGNALS, plan.SAVE_SIGNALS)
+        weakref.finalize(self, self._watch.stop)  # a run that was not closed must not swallow signals
+        self._saver = Saver(_directory(cfg), Retention.of(plan), check_finite=plan.CHECK_FINITE)
+        self._pipeline = Pipeline(self._saver, self._job, Policy.of(plan), self._account, clock)
+        self._spare = SpareMemory()
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, in JSON values.
 
@@ -92,24 +111,34 @@ class CheckpointManager:
         into the model, which is found on the model.
         """
         self._told_of: object = None
-        self.last_saved: Path | None = None
-        """The newest checkpoint that this process made."""
-        self._clock = clock
-        self._saved_at = clock()
+        self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
         _refuse_what_is_missing(cfg)
         self._saver.prepare()
+        self._trace = Trace(self.directory)
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._pipeline.release())
+            for optimizer in hooked_optimizers(self._parts)
+        ]
 
     @property
     def directory(self) -> Path:
         """Where this run's checkpoints are."""
         return self._saver.directory
 
+    @property
+    def last_saved(self) -> Path | None:
+        """The newest checkpoint that this process made, of those known to be on disk."""
+        return self._pipeline.last_saved
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint that is being written, else `last_saved`."""
+        return self._pipeline.newest
+
     def resume(self) -> Progress:
         """Bring the run back to where its newest valid checkpoint left it, if there is one.
-
-        Which one and why, and why newer ones were passed over, is logged.
 
         Returns:
             The progress to go on from; that of a fresh start when there is nothing to resume.
@@ -130,39 +159,23 @@ class CheckpointManager:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
         self._restore(choice)
-        self._saved_at = self._clock()
+        if choice.checkpoint.write_seconds is not None:
+            self._account.compare_with_grace(choice.checkpoint.write_seconds)
+        self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)
+        self._timing.restart()
         return self.progress
 
     def _restore(self, choice: Choice) -> None:
-        with pth.mapped_file(choice.path) as source:
-            saved = source.content
-            saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
-            missing = restore(
-                self._parts,
-                saved,
-                str(choice.path),
-                complete="progress" in saved,
-                skip=_left_alone(self._cfg),
-                source=source,
-            )
-        self.progress = Progress.from_checkpoint(saved, choice.path)
+        self.progress, metrics = bring_back(self._parts, choice, self._cfg.TRAIN)
+        self._metrics = dict(metrics)
         self.lineage = dict(choice.checkpoint.lineage)
         # What was loaded into the model before is no more there.
         self._told_of = report_of(self._parts.model)
         if choice.path.parent != self.directory:
             self.lineage["resumed_from"] = self._cfg.TRAIN.RESUME
-        _log.info(
-            "resumed from %s (%s): epoch %d, step %d",
-            choice.path,
-            choice.reason,
-            self.progress.epoch,
-            self.progress.step,
-        )
-        if missing:
-            _log.warning("%s holds no %s: these start fresh", choice.path.name, ", ".join(missing))
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Count one optimizer step, and save if one is due.
+        """Count one optimizer step, and begin to save if a save is due.
 
         Call it after each `optimizer.step()`, when schedulers and averages have been updated too.
 
@@ -170,47 +183,95 @@ class CheckpointManager:
             metrics: What was measured; kept with the checkpoint.
 
         Raises:
-            SaveError: A save was due and failed; all older checkpoints are untouched.
+            SaveError: An earlier save failed; all older checkpoints are untouched.
         """
         self._note(metrics)
         self.progress = self.progress.after_step()
-        if self._schedule.due_after_step(self.progress.step, self._clock() - self._saved_at):
-            self.save()
+        self._trace.note(self.progress.step)
+        self._reach(self._timing.due_after_step(self.progress.step))
 
     def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Count one completed epoch, and save if one is due. The end of the last epoch is always saved.
+        """Count one completed epoch, and begin to save if a save is due.
+
+        The end of the last epoch is always saved.
 
         Args:
             metrics: What was measured, by name; retention ranks by one of them.
 
         Raises:
-            SaveError: A save was due and failed; all older checkpoints are untouched.
+            SaveError: An earlier save failed; all older checkpoints are untouched.
         """
         self._note(metrics)
         self.progress = self.progress.after_epoch()
-        if self._schedule.due_after_epoch(self.progress.epoch):
-            self.save()
+        self._reach(self._timing.due_after_epoch(self.progress.epoch))
         self._metrics = {}  # a later save inside the next epoch must not be ranked by this one's
 
-    def save(self) -> Path:
-        """Save now, due or not, and return the file.
+    def validations(self, *names: str) -> Iterator[str]:
+        """Yield the validations that are to be done in this epoch, after its training and before `end_epoch`.
+
+            if not ckpt.progress.in_validation:    # a run that was stopped in validation goes on there
+                train_one_epoch(...)
+            for name in ckpt.validations("clean", "shifted"):
+                ckpt.validated(name, evaluate(name))
+            ckpt.end_epoch()
+
+        The run is saved before the first and after each but the last (`AT_VALIDATION`), so that a kill
+        costs at most the one under way.
+
+        Args:
+            names: All of an epoch's validations, in their order.
 
         Raises:
-            SaveError: It failed; all older checkpoints are untouched.
+            SaveError: An earlier save failed.
         """
-        progress = self.progress
-        self._tell_of_pretrained()
-        protected = [] if progress.resumed_from is None else [progress.resumed_from]
-        path = self._saver.save(
-            self._content(),
-            self._about(),
-            epoch=progress.epoch,
-            step=progress.step,
-            inside_epoch=progress.step_in_epoch > 0,
-            protected=protected,
-        )
-        self._saved_at = self._clock()
-        self.last_saved = path
+        if not self.progress.in_validation:
+            self.progress = self.progress.validating(names)
+            self._reach(self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
+        for name in self.progress.pending_validations:
+            yield name
+            if name in self.progress.pending_validations:
+                self.validated(name)
+
+    def validated(self, name: str, metrics: Mapping[str, float] | None = None) -> None:
+        """Count a validation as completed.
+
+        Args:
+            name: One of those given to `validations`.
+            metrics: What was measured; kept until `end_epoch`, also over a resume.
+
+        Raises:
+            SaveError: An earlier save failed.
+        """
+        self._note(metrics)
+        self.progress = self.progress.after_validation(name)
+        more = bool(self.progress.pending_validations)
+        self._reach(more and self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
+
+    def validation_step(self, partial: Mapping[str, Any] | None = None) -> None:
+        """Call this now and then inside a validation: here a run can be saved, and stopped by a signal.
+
+        Args:
+            partial: How far it has come, plain values; a run that is resumed here finds them in
+                `progress.partial`.
+
+        Raises:
+            SaveError: An earlier save failed.
+        """
+        if partial is not None:
+            self.progress = self.progress.inside_validation(partial)
+        self._reach(self._timing.due_by_time())
+
+    def _reach(self, due: bool) -> None:  # noqa: FBT001 - the only question at such a point
+        self._watch.start()
+        self._pipeline.poll()
+        if due:
+            self._begin_saving()
+        self._obey_signals()
+
+    def save(self) -> Path:
+        """Save now, due or not, wait until it is on disk, and return the file; raises SaveError."""
+        path = self._pipeline.save_now()
+        self._timing.saved()
         return path
 
     def _tell_of_pretrained(self) -> None:
@@ -226,9 +287,38 @@ class CheckpointManager:
         except OSError as error:
             raise SaveError(path=str(path), problem=f"the report of a load: {error.strerror}") from error
 
+    def wait(self) -> None:
+        """Wait until the save under way, if there is one, is on disk.
+
+        Raises:
+            SaveError: It failed; all older checkpoints are untouched.
+        """
+        self._pipeline.finish()
+
+    def before_mutation(self) -> None:
+        """Call this before changing parameters or optimizer state outside an optimizer's step.
+
+        For example before weights are clipped, swapped with averaged ones, or loaded. A save under way reads
+        them where they are; when this returns, it no longer does. Optimizers given to this manager do it by
+        themselves before each step. A change without it is noticed, and the save is done again.
+        """
+        self._pipeline.release()
+
     def close(self) -> None:
-        """Finish. No save is pending: each is complete when the call that made it returns."""
-        self._saver.close()
+        """Finish: wait for the save under way, and give back what was held.
+
+        Raises:
+            SaveError: The last save failed; all older checkpoints are untouched.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        try:
+            self._pipeline.close()
+            self._trace.remove()
+        finally:
+            self._watch.stop()
+            self._account.conclude()
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -242,30 +332,62 @@ class CheckpointManager:
         # Tensors and numpy numbers become plain ones here, so that any reader can rank by them.
         self._metrics |= {name: float(value) for name, value in (metrics or {}).items()}
 
+    def _obey_signals(self) -> None:
+        if self._watch.take_save():
+            self._begin_saving()
+        number = self._watch.exit_asked
+        if number is None:
+            return
+        _log.warning("signal %d: saving, and then ending", number)
+        self._pipeline.save_now()
+        self.close()
+        raise StoppedBySignal(number)
+
+    def _begin_saving(self) -> None:
+        if self._pipeline.submit():
+            self._timing.saved()
+
+    def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
+        """Return what there is to save now."""
+        self._tell_of_pretrained()
+        progress, plan = self.progress, self._cfg.SCHEDULE.CHECKPOINT
+        content = self._content()
+        if plan.ASYNC:  # a check of the values reads them in its own time
+            snapshot = take_snapshot(self._parts, content, self._spare, copy=copy or plan.CHECK_FINITE)
+        else:
+            snapshot = Snapshot(content)  # nothing changes while training waits
+        name = checkpoint_name(progress.epoch, progress.step if progress.step_in_epoch > 0 else None)
+        source = progress.resumed_from
+        protected = {} if source is None else {source.name: "this run was resumed from it"}
+        return Job(self.directory / name, progress.step, snapshot, self._about(), protected)
+
     def _content(self) -> dict[str, Any]:
         return self._parts.capture() | {
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "progress": self.progress.to_plain(),
             "metrics": dict(self._metrics),
-            "config": self._cfg.to_plain(),
+            "config": self._plain_config,
         }
 
     def _about(self) -> dict[str, Any]:
+        progress = self.progress.to_plain()
+        del progress["partial"]  # may be more than JSON can hold
+        source = self.progress.resumed_from
         return {
-            **self.progress.to_plain(),
-            "metrics": self._metrics,
-            "config_digest": self._cfg.digest(),
-            "config": self._cfg.to_plain(),
-            "lineage": self.lineage,
+            **progress,
+            # What is known in the middle of validating must not be ranked.
+            "metrics": {} if self.progress.in_validation else dict(self._metrics),
+            "config_digest": self._digest,
+            "config": self._plain_config,
+            "lineage": copying.deepcopy(self.lineage),
+            "resumed_from": None if source is None else source.name,
+            "saving": self._account.to_plain(),
         }
 
 
-def _left_alone(cfg: Config) -> frozenset[str]:
-    """Return the parts that the user wants fresh instead of restored."""
-    if cfg.TRAIN.RESUME_SKIP_OPTIMIZER:
-        return _OPTIMIZING
-    return frozenset() if cfg.TRAIN.PRESERVE_CHECKPOINT_SCHEDULE else frozenset({"lr_scheduler"})
+def _directory(cfg: Config) -> Path:
+    return Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
 
 
 def _refuse_what_is_missing(cfg: Config) -> None:

@@ -16,7 +16,7 @@ from support.b2_server import B2Server
 from support.mounts import with_mounts
 from support.program import environment, linnaeus
 
-_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "diff", "convert", "train")
+_COMMANDS = ("resolve", "upload", "ls", "inspect", "verify", "diff", "convert", "prune", "pin", "train")
 _WITH_JSON = tuple(name for name in _COMMANDS if name != "train")
 
 

@@ -100,12 +100,13 @@ _HOMES: dict[str, tuple[Finder, tuple[str, ...], str]] = {
     ),
     "printing": (
         _uses(r"print|pprint\..*|sys\.(stdout|stderr|__stdout__|__stderr__)|rich(\..*)?|click(\..*)?"),
-        ("cli/",),
+        # The latter flushes, when it must end a program whose last save failed.
+        ("cli/", "saving/_exit.py"),
         "import sys\nsys.stdout.write('x')",
     ),
     "standard output in the CLI": (
         _uses(r"print|sys\.(stdout|stderr)|click\.(echo|secho)|rich\.print"),
-        ("cli/_render.py",),
+        ("cli/_render.py", "saving/_exit.py"),
         "import click\nclick.echo('x')",
     ),
     "sleeping": (
@@ -115,7 +116,8 @@ _HOMES: dict[str, tuple[Finder, tuple[str, ...], str]] = {
     ),
     "catching every exception": (
         _catching_all,
-        ("cli/_errors.py",),
+        # The rims: of commands, and of the thread that saves.
+        ("cli/_errors.py", "saving/_job.py"),
         "try:\n    f()\nexcept (OSError, Exception):\n    pass",
     ),
     "loading without weights_only": (

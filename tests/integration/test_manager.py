@@ -51,6 +51,7 @@ def losses(cfg: linnaeus.Config, values: list[float | None], **parts: Any) -> li
         ckpt.step()
         ckpt.step()
         ckpt.end_epoch({} if value is None else {"loss": value})
+    ckpt.wait()
     return ckpt
 
 
@@ -169,6 +170,7 @@ def test_metrics_may_be_tensors_and_numpy_numbers(directory: Path) -> None:
     ckpt = linnaeus.CheckpointManager(config(directory, EPOCHS=1), model=torch.nn.Linear(1, 1))
     ckpt.step({"loss": torch.tensor(0.5)})
     ckpt.end_epoch({"accuracy": np.float32(0.25)})
+    ckpt.wait()
     assert linnaeus.describe(directory / "latest.pth").about["metrics"] == {"loss": 0.5, "accuracy": 0.25}
 
 
@@ -178,6 +180,7 @@ def test_links_are_relative_and_right_after_every_save(directory: Path) -> None:
     ckpt = linnaeus.CheckpointManager(cfg, model=torch.nn.Linear(1, 1))
     for loss, best in ((3.0, 1), (1.0, 2), (2.0, 2), (float("nan"), 2)):
         ckpt.end_epoch({"loss": loss})
+        ckpt.wait()
         epoch = ckpt.progress.epoch
         assert readlink(directory / "latest.pth") == f"checkpoint_epoch_{epoch}.pth"
         assert readlink(directory / "best.pth") == f"checkpoint_epoch_{best}.pth"
@@ -201,6 +204,7 @@ def test_minutes_count_from_the_last_save(directory: Path) -> None:
     for seconds in (30, 59, 60, 90, 119, 121):
         now[0] = seconds
         ckpt.step()
+    ckpt.wait()
     assert names(directory) == ["checkpoint_epoch_0_step_3.pth", "checkpoint_epoch_0_step_6.pth"]
 
 
@@ -402,6 +406,7 @@ def test_a_regular_file_latest_is_never_replaced(directory: Path) -> None:
     for loss in (3.0, 2.0, 1.0):
         ckpt.step()
         ckpt.end_epoch({"loss": loss})
+    ckpt.wait()
     assert not (directory / "latest.pth").is_symlink()
     assert (directory / "latest.pth").read_bytes() == content
     assert readlink(directory / "best.pth") == "checkpoint_epoch_8.pth"
@@ -416,6 +421,7 @@ def test_what_the_run_was_resumed_from_is_not_pruned(directory: Path) -> None:
     ckpt.resume()
     for _ in range(3):
         ckpt.end_epoch()
+    ckpt.wait()
     assert names(directory) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_4.pth"]
 
 
@@ -463,9 +469,11 @@ def test_lineage_is_kept_and_handed_on(directory: Path) -> None:
     ckpt = linnaeus.CheckpointManager(config(directory, EPOCHS=9), model=torch.nn.Linear(1, 1))
     ckpt.lineage = {"pretrained": ["a.pth"]}
     ckpt.end_epoch()
+    ckpt.wait()
     again = linnaeus.CheckpointManager(config(directory, EPOCHS=9), model=torch.nn.Linear(1, 1))
     again.resume()
     again.end_epoch()
+    again.wait()
     assert linnaeus.describe(directory / "latest.pth").about["lineage"] == {"pretrained": ["a.pth"]}
 
 
@@ -485,6 +493,7 @@ def test_pruned_blocks_are_written_over_and_given_back(directory: Path) -> None:
     numbers = []
     for epoch in range(1, 5):
         ckpt.end_epoch()
+        ckpt.wait()
         numbers.append((directory / f"checkpoint_epoch_{epoch}.pth").stat().st_ino)
     assert (numbers[2], numbers[3]) == (numbers[0], numbers[1])
     assert linnaeus.verify(directory / "checkpoint_epoch_4.pth").ok
@@ -497,8 +506,10 @@ def test_a_diverged_model_is_not_saved_when_asked(directory: Path) -> None:
     model = torch.nn.Linear(3, 3)
     ckpt = linnaeus.CheckpointManager(config(directory, CHECK_FINITE=True), model=model)
     ckpt.end_epoch()
+    ckpt.before_mutation()
     with torch.no_grad():
         model.weight[0, 0] = float("nan")
+    ckpt.end_epoch()
     with pytest.raises(SaveError, match=r"model\.weight"):
-        ckpt.end_epoch()
+        ckpt.wait()
     assert names(directory) == ["checkpoint_epoch_1.pth"]

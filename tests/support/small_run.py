@@ -108,6 +108,7 @@ def train(
             ckpt.step()
             watch(ckpt)
             if ckpt.progress.step == stop_after:
+                ckpt.wait()
                 return ckpt
         ckpt.end_epoch({"loss": sum(losses)} if losses else None)
     ckpt.close()

@@ -24,6 +24,8 @@ _COMMANDS = (
     "convert",
     "stitch",
     "load-report",
+    "prune",
+    "pin",
     "train",
 )
 

@@ -32,17 +32,18 @@ linnaeus train --config configs/quickstart.yaml --set TRAIN.EPOCHS=3
 )
 def train(call: Call) -> None:
     """Train, and tell how it goes."""
-    from linnaeus import training
+    from linnaeus import saving, training
 
     with call.out.steps() as bar:
         teller = _Teller(call, bar)
         try:
             result = training.train(call.cfg, observer=teller)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, saving.StoppedBySignal) as stopped:
             if bar:
                 bar.stop()
+            saved = "saved and stopped" if isinstance(stopped, saving.StoppedBySignal) else "stopped"
             call.out.warning(
-                f"stopped; checkpoints are in {_directory(call)}; the same command goes on from there"
+                f"{saved}; checkpoints are in {_directory(call)}; the same command goes on from there"
             )
             raise
     teller.conclude(result)

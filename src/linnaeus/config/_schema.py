@@ -16,14 +16,17 @@ from linnaeus.config._types import (
     Directory,
     Endpoint,
     Flag,
+    Hours,
     Minutes,
     OptionalDirectory,
     OptionalText,
     PathPrefix,
+    PositiveHours,
     RemoteName,
     Seconds,
     Secret,
     Share,
+    SignalNames,
     Text,
     default_cache_dir,
 )
@@ -206,9 +209,21 @@ class CheckpointScheduleConfig(ClosedSection):
     KEEP_LAST_N: Count = 3
     KEEP_TOP_N: Count = 1
     KEEP_EVERY_N_EPOCHS: Count = 0
+    KEEP_EVERY_HOURS: Hours = 0.0
     METRIC: Text = "loss"
     MODE: Literal["min", "max"] = "min"
     CHECK_FINITE: Flag = False
+    AT_VALIDATION: Flag = True
+    INTERVAL: Literal["auto"] | None = None
+    MTBF_HOURS: PositiveHours = 24.0
+    ASYNC: Flag = True
+    WHEN_BUSY: Literal["wait", "skip"] = "wait"
+    ON_FAILURE: Literal["raise", "warn", "retry"] = "raise"
+    DEADLINE_SECONDS: Seconds = 600.0
+    HOLD_SECONDS: Share = 0.002
+    EXIT_SIGNALS: SignalNames = ("SIGTERM", "SIGINT")
+    SAVE_SIGNALS: SignalNames = ("SIGUSR1",)
+    GRACE_SECONDS: Seconds = 30.0
 
 
 class ScheduleConfig(OpenSection):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import unicodedata
 from pathlib import Path, PurePath
 from typing import Annotated
@@ -117,9 +118,25 @@ def _endpoint(url: str | None) -> str | None:
     return _one_line(url)
 
 
+def _as_tuple(value: object) -> object:
+    """YAML has lists only, and one name need not be in one."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _signal_name(name: str) -> str:
+    # What can't be caught, and what tells of a broken program, can't ask for a checkpoint.
+    refused = ("SIGKILL", "SIGSTOP", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS", "SIGABRT")
+    if name not in signal.Signals.__members__ or name in refused:
+        raise ValueError("should be the name of a signal that a program may handle, such as SIGUSR2")
+    return name
+
+
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Minutes = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Hours = Minutes
+PositiveHours = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+SignalNames = Annotated[tuple[Annotated[str, AfterValidator(_signal_name)], ...], BeforeValidator(_as_tuple)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]

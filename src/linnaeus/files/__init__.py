@@ -7,6 +7,7 @@ from linnaeus.files._checksum import file_digest
 from linnaeus.files._commit import (
     commit,
     fsync_directory,
+    fsync_file,
     make_directory,
     point_link,
     publish_new,
@@ -25,6 +26,7 @@ __all__ = [
     "commit",
     "file_digest",
     "fsync_directory",
+    "fsync_file",
     "is_out_of_space",
     "make_directory",
     "owner_tag",

@@ -4,6 +4,7 @@ Reading its structure needs neither torch nor unpickling its code; only `load` a
 and take tensors, import torch. Where a file comes from and what a run puts into it are other rooms' business.
 """
 
+from linnaeus.pth._brief import Brief, brief
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
@@ -12,8 +13,9 @@ from linnaeus.pth._finite import not_finite
 from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
+from linnaeus.pth._memory import memory_of
 from linnaeus.pth._safetensors import INDEX_SUFFIX
-from linnaeus.pth._save import save
+from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor, prefetch
 from linnaeus.pth._trusted import rewrite_trusted
@@ -21,6 +23,7 @@ from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
 __all__ = [
     "INDEX_SUFFIX",
+    "Brief",
     "Comparison",
     "Description",
     "Leaves",
@@ -30,18 +33,22 @@ __all__ = [
     "TensorInfo",
     "ValueDifference",
     "VerifyReport",
+    "brief",
     "compare",
     "describe",
     "glance",
     "leaves",
     "load",
     "mapped_file",
+    "memory_of",
     "not_finite",
     "prefetch",
     "require_valid",
     "rewrite_trusted",
     "save",
+    "save_error",
     "sketch",
     "sketch_there",
+    "take_apart",
     "verify",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 from linnaeus.pth._document import RECORD, compose
 from linnaeus.pth._emit_tensors import emit
 from linnaeus.pth._layout import ALIGNMENT, Entry, append, directory_bytes, place
-from linnaeus.pth._write import Content, serialization_id, write_archive
+from linnaeus.pth._write import Content, Reader, serialization_id, write_archive
 
 PREFIX = "archive/"
 
@@ -25,17 +25,29 @@ class Parts:
     contents: Sequence[Content]
     size_bytes: int
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, reader: Reader | None = None) -> dict[int, int]:
         """Write the file; an existing one is written over.
+
+        Args:
+            path: Where to.
+            reader: How to read storages that somebody else may change meanwhile.
+
+        Returns:
+            The CRC-32 of each storage, by its `_cdata`.
 
         Raises:
             OSError: The system refused, for example because the disk is full.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            write_archive(descriptor, self.entries, self.contents, self.size_bytes)
+            crc32s = write_archive(descriptor, self.entries, self.contents, self.size_bytes, reader)
         finally:
             os.close(descriptor)
+        return {
+            content.source._cdata: crc32
+            for content, crc32 in zip(self.contents, crc32s, strict=True)
+            if not isinstance(content, bytes)
+        }
 
 
 def archive(obj: Any, about: Mapping[str, Any]) -> Parts:

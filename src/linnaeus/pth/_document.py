@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ FORMAT = 1
 # Names are made by joining keys; without a limit a small file could ask for more memory than there is.
 MAX_NAME = 4096
 RECORD = "linnaeus.json"
+_HEAD_ENDS = b',"storages":['
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,11 @@ def float_of_bits(digits: str) -> float:
     return value
 
 
+@cache
+def _version(name: str) -> str:
+    return version(name)  # reads and parses a file, which would cost more than most saves
+
+
 def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mapping[str, Any]) -> bytes:
     """Return the record's bytes.
 
@@ -193,8 +200,8 @@ def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mappin
     """
     head = {
         "format": FORMAT,
-        "linnaeus": version("linnaeus"),
-        "torch": version("torch"),
+        "linnaeus": _version("linnaeus"),
+        "torch": _version("torch"),
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "byteorder": sys.byteorder,
         "about": _strict(about),
@@ -245,6 +252,34 @@ def parse(path: Path, data: bytes, end: int) -> Document:
             path=str(path), problem=f"its description can't be true ({error})", record=RECORD
         ) from error
     return Document(document, about, storages, tensors, tree)
+
+
+def parse_head(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what stands before the storages and tensors: who wrote the file, and what it says of its run.
+
+    Args:
+        path: The file, for messages.
+        data: The record's bytes.
+
+    Raises:
+        CorruptCheckpointError: It can't be true.
+        UnsupportedFormatError: A newer version of linnaeus wrote it.
+    """
+    end = -1
+    while (end := data.find(_HEAD_ENDS, end + 1)) >= 0:
+        try:
+            head = json.loads(data[:end] + b"}")
+        except (ValueError, RecursionError):  # the same words inside what it says of its run
+            continue
+        about = head.pop("about", None)
+        found = head.get("format")
+        if type(found) is not int or found > FORMAT:
+            raise _newer(path, found)
+        if isinstance(about, dict):
+            return head, about
+    raise CorruptCheckpointError(
+        path=str(path), problem="its description can't be true (it has no beginning)", record=RECORD
+    )
 
 
 def _newer(path: Path, found: object) -> UnsupportedFormatError:

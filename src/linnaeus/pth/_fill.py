@@ -98,7 +98,7 @@ class MappedFile:
 
 
 def _memory(tensor: torch.Tensor) -> memoryview:
-    from linnaeus.pth._write import memory_of
+    from linnaeus.pth._memory import memory_of
 
     start = tensor.storage_offset() * tensor.element_size()
     return memory_of(tensor.untyped_storage())[start : start + tensor.nbytes]

@@ -57,14 +57,14 @@ def save(
     size_bytes = 0
     try:
         with collection_paused():
-            parts = _taken_apart(obj, about or {}, final)
+            parts = take_apart(obj, about or {}, final)
             size_bytes = parts.size_bytes
             if recycled is None:
                 require_space(final, size_bytes)
         parts.write(temporary)
         commit(temporary, final, durable=durable)
     except OSError as error:
-        raise _failure(error, final, size_bytes) from error
+        raise save_error(error, final, size_bytes) from error
     finally:
         with contextlib.suppress(OSError):  # whoever saves here next sweeps it
             remove_file(temporary)
@@ -79,7 +79,20 @@ def _file_name(path: str | os.PathLike[str]) -> Path:
     return final
 
 
-def _taken_apart(obj: Any, about: Mapping[str, Any], final: Path) -> Parts:
+def take_apart(obj: Any, about: Mapping[str, Any], final: Path) -> Parts:
+    """Lay an object out as the records of a file; the first step of `save`, for who does the others apart.
+
+    Args:
+        obj: As for `save`.
+        about: As for `save`.
+        final: The name that the file will have, for messages.
+
+    Returns:
+        What can be written; it holds the storages themselves, not copies.
+
+    Raises:
+        SaveError: `obj` holds something that a safe checkpoint can't.
+    """
     from linnaeus.pth._archiver import archive  # here, so that describing and resolving stay free of torch
     from linnaeus.pth._emit import RefusedError
 
@@ -99,7 +112,8 @@ def _taken_apart(obj: Any, about: Mapping[str, Any], final: Path) -> Parts:
         raise SaveError(path=str(final), problem=f"it holds a tensor without memory ({error})") from error
 
 
-def _failure(error: OSError, final: Path, size_bytes: int) -> SaveError:
+def save_error(error: OSError, final: Path, size_bytes: int) -> SaveError:
+    """Return what to raise for a system's refusal while a file of this size was written."""
     if is_out_of_space(error):
         return InsufficientSpaceError(
             path=str(final), problem=f"the disk became full while {size_bytes:,} bytes were written"

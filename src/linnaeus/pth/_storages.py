@@ -11,7 +11,7 @@ import torch
 
 from linnaeus.errors import CheckpointInvalidError
 from linnaeus.pth._build import LyingError
-from linnaeus.pth._write import memory_of
+from linnaeus.pth._memory import memory_of
 
 Storages = Callable[[int], torch.UntypedStorage]
 Places = Sequence[tuple[int, int]]

@@ -100,7 +100,7 @@ class StoredTensor:
         return alike
 
     def _read_into(self, target: torch.Tensor) -> None:
-        from linnaeus.pth._write import memory_of
+        from linnaeus.pth._memory import memory_of
 
         if self.start is None or not self.num_bytes:
             return

@@ -10,9 +10,10 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 from linnaeus.errors import CorruptCheckpointError
-from linnaeus.pth._document import RECORD, Document, parse
+from linnaeus.pth._document import RECORD, Document, parse, parse_head
 
 _END_BYTES = 98  # zip64 end, its locator, and the end record without a comment
 _END64 = struct.Struct("<4sQHHIIQQQQ")
@@ -28,6 +29,26 @@ def read_document(path: Path, descriptor: int) -> Document | None:
         CorruptCheckpointError: There is one, and it is damaged or can't be true.
         UnsupportedFormatError: It is of a newer version.
     """
+    found = _read_record(path, descriptor)
+    return None if found is None else parse(path, *found)
+
+
+def read_head(path: Path, descriptor: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the beginning of a file's own description: who wrote it, and what it says of its run.
+
+    The description is read as a whole and its checksum compared, but its tensors, which are most of it, are
+    not looked at. None when linnaeus did not write the file.
+
+    Raises:
+        CorruptCheckpointError: There is a description, and it is damaged or can't be true.
+        UnsupportedFormatError: It is of a newer version.
+    """
+    found = _read_record(path, descriptor)
+    return None if found is None else parse_head(path, found[0])
+
+
+def _read_record(path: Path, descriptor: int) -> tuple[bytes, int] | None:
+    """Return the description's bytes, as they were written, and where its record begins."""
     size_bytes = os.fstat(descriptor).st_size
     start = max(0, size_bytes - _READ_BYTES)
     tail = os.pread(descriptor, size_bytes - start, start)
@@ -47,7 +68,7 @@ def read_document(path: Path, descriptor: int) -> Document | None:
             problem=f"CRC-32 {crc32:08x} was recorded, {zlib.crc32(data):08x} found",
             record=RECORD,
         )
-    return parse(path, data, header)
+    return data, header
 
 
 def _last_entry(tail: bytes) -> tuple[bytes, int, int, int] | None:

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from zlib_ng import zlib_ng
 
 from linnaeus.pth._emit import Storage
 from linnaeus.pth._layout import Entry, directory
+from linnaeus.pth._memory import memory_of
 
 # Large enough that a system call is nothing, small enough to stay in the second-level cache.
 PIECE_BYTES = 1 << 20
@@ -27,11 +28,17 @@ _SMALL_BYTES = 64 << 10
 _NO_PREALLOCATION = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 Content = bytes | Storage
+# Yields a storage's bytes in order; a piece may be read until the next one is asked for.
+Reader = Callable[[torch.UntypedStorage], Iterator[memoryview]]
 
 
 def write_archive(
-    descriptor: int, entries: Sequence[Entry], contents: Sequence[Content], size_bytes: int
-) -> None:
+    descriptor: int,
+    entries: Sequence[Entry],
+    contents: Sequence[Content],
+    size_bytes: int,
+    reader: Reader | None = None,
+) -> list[int]:
     """Write a whole archive.
 
     Args:
@@ -39,15 +46,20 @@ def write_archive(
         entries: The places, as `place` returns them; the last is that of the serialization id, if any.
         contents: What goes there, in the same order.
         size_bytes: Of the whole archive.
+        reader: How to read storages that somebody else may change meanwhile.
+
+    Returns:
+        The CRC-32 of each content.
 
     Raises:
         OSError: The system refused, for example because the disk is full.
     """
     _reserve(descriptor, size_bytes)
-    writer = _Writer(descriptor)
+    writer = _Writer(descriptor, reader)
     crc32s = [writer.record(entry, content) for entry, content in zip(entries, contents, strict=True)]
     writer.gather(entries[-1].end, size_bytes, directory(entries, crc32s))
     writer.flush()
+    return crc32s
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:
@@ -63,8 +75,9 @@ def _reserve(descriptor: int, size_bytes: int) -> None:
 class _Writer:
     """Gathers small neighbours into one system call; large payloads go by themselves."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, reader: Reader | None) -> None:
         self._descriptor = descriptor
+        self._reader = reader
         self._start = 0
         self._parts: list[Any] = []
 
@@ -74,6 +87,8 @@ class _Writer:
             small: Any = content
         elif content.source.nbytes() != content.size_bytes:  # beware of reading beyond its memory
             raise OSError(errno.EBUSY, "the memory of a tensor was resized while it was saved")
+        elif content.size_bytes <= _SMALL_BYTES and self._reader is not None:
+            small = b"".join(map(bytes, self._reader(content.source)))
         elif content.size_bytes <= _SMALL_BYTES and content.on_cpu:
             small = ctypes.string_at(content.source.data_ptr(), content.size_bytes)
         else:
@@ -88,7 +103,7 @@ class _Writer:
     def _large(self, entry: Entry, source: torch.UntypedStorage) -> int:
         self.flush()
         crc32, position = 0, entry.offset
-        for piece in _pieces(source):
+        for piece in (self._reader or _pieces)(source):
             crc32 = zlib_ng.crc32(piece, crc32)
             write_all(self._descriptor, piece, position)
             position += len(piece)
@@ -114,15 +129,6 @@ def write_all(descriptor: int, data: memoryview, position: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, position)
         data, position = data[written:], position + written
-
-
-def memory_of(storage: torch.UntypedStorage) -> memoryview:
-    """Return the bytes of a storage on the CPU, writable, without copying; valid while the storage lives."""
-    size_bytes = storage.nbytes()
-    if not size_bytes:
-        return memoryview(b"")
-    array = (ctypes.c_ubyte * size_bytes).from_address(storage.data_ptr())
-    return memoryview(array).cast("B")
 
 
 def _pieces(source: torch.UntypedStorage) -> Iterator[memoryview]:

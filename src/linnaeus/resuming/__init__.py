@@ -1,5 +1,6 @@
 """Choose the checkpoint that a run goes on from: the newest valid one, with a reason for each passed over."""
 
+from linnaeus.resuming._bring_back import bring_back
 from linnaeus.resuming._choose import Choice, choose, choose_newest
 
-__all__ = ["Choice", "choose", "choose_newest"]
+__all__ = ["Choice", "bring_back", "choose", "choose_newest"]

@@ -5,14 +5,18 @@ Everything is read from the files themselves, so nothing can be out of step with
 
 from linnaeus.runs._listing import RunCheckpoint, list_checkpoints, read_checkpoint
 from linnaeus.runs._names import BEST_LINK, LATEST_LINK, REPORT_NAME, checkpoint_name, numbers_in_name
+from linnaeus.runs._pins import PIN_SUFFIX, is_pinned, set_pin
 
 __all__ = [
     "BEST_LINK",
     "LATEST_LINK",
+    "PIN_SUFFIX",
     "REPORT_NAME",
     "RunCheckpoint",
     "checkpoint_name",
+    "is_pinned",
     "list_checkpoints",
     "numbers_in_name",
     "read_checkpoint",
+    "set_pin",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from linnaeus import pth
 from linnaeus.errors import CheckpointInvalidError
 from linnaeus.runs._names import LATEST_LINK, numbers_in_name
+from linnaeus.runs._pins import is_pinned
 
 _SPELLED = ("NaN", "Infinity", "-Infinity")
 
@@ -27,6 +29,10 @@ class RunCheckpoint:
         size_bytes: Of the file.
         ends_epoch: Whether it was saved at the end of an epoch.
         lineage: Where its run's weights come from, as the run said.
+        saved_at: When it was saved, in seconds since 1970; None when it does not say.
+        resumed_from: The name of the file that the process which saved it had gone on from.
+        is_pinned: Whether the user wants it kept.
+        write_seconds: How long the save before it took, as far as its run knew.
         problem: Why it can't be used; None for a file whose structure is whole.
     """
 
@@ -37,7 +43,21 @@ class RunCheckpoint:
     size_bytes: int = 0
     ends_epoch: bool = True
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    saved_at: float | None = None
+    resumed_from: str | None = None
+    is_pinned: bool = False
+    write_seconds: float | None = None
     problem: CheckpointInvalidError | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its structure is whole."""
+        return self.problem is None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -74,16 +94,45 @@ def list_checkpoints(directory: Path) -> list[RunCheckpoint]:
 
 def read_checkpoint(path: Path) -> RunCheckpoint:
     """Return what one checkpoint, of any name, says of itself."""
-    epoch, step = numbers_in_name(path.name) or (0, 0)
     try:
-        found = pth.describe(path)
+        found = pth.brief(path)
+        read = _other(path) if found is None else _ours(path, found)
     except CheckpointInvalidError as error:
+        epoch, step = numbers_in_name(path.name) or (0, 0)
         size_bytes = path.stat().st_size if path.is_file() else 0
-        return RunCheckpoint(path, epoch, step, size_bytes=size_bytes, ends_epoch=False, problem=error)
+        read = RunCheckpoint(path, epoch, step, size_bytes=size_bytes, ends_epoch=False, problem=error)
+    return replace(read, is_pinned=True) if is_pinned(path) else read
+
+
+def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
     about = found.about
-    earlier = "linnaeus" not in found.written and (
-        "iteration" in about or "training_progress" in found.keys or path.name.startswith("ckpt_")
+    epoch, step = numbers_in_name(path.name) or (0, 0)
+    return RunCheckpoint(
+        path=path,
+        epoch=_integer(about.get("epoch"), epoch, 0),
+        step=_integer(about.get("step"), step, 0),
+        metrics=_numbers(about.get("metrics")),
+        size_bytes=found.size_bytes,
+        ends_epoch=about.get("step_in_epoch", 0) == 0 and path.name != LATEST_LINK,
+        lineage=about["lineage"] if isinstance(about.get("lineage"), Mapping) else {},
+        saved_at=_seconds(found.written.get("created")),
+        resumed_from=about["resumed_from"] if isinstance(about.get("resumed_from"), str) else None,
+        write_seconds=_write_seconds(about.get("saving")),
     )
+
+
+def _write_seconds(saving: object) -> float | None:
+    last = saving.get("last") if isinstance(saving, Mapping) else None
+    seconds = last.get("write_seconds") if isinstance(last, Mapping) else None
+    return float(seconds) if isinstance(seconds, (int, float)) else None
+
+
+def _other(path: Path) -> RunCheckpoint:
+    """Return what a file that another program or an earlier version wrote tells."""
+    epoch, step = numbers_in_name(path.name) or (0, 0)
+    found = pth.describe(path)
+    about = found.about
+    earlier = "iteration" in about or "training_progress" in found.keys or path.name.startswith("ckpt_")
     return RunCheckpoint(
         path=path,
         epoch=_integer(about.get("epoch"), epoch, 1 if earlier else 0),
@@ -91,9 +140,16 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
         metrics=_numbers(about.get("metrics")),
         size_bytes=found.size_bytes,
         ends_epoch=about.get("step_in_epoch", 0) == 0 and path.name != LATEST_LINK,
-        lineage=about["lineage"] if isinstance(about.get("lineage"), Mapping) else {},
         problem=found.refusal(),
     )
+
+
+def _seconds(created: object) -> float | None:
+    """Return a time as the description spells it in seconds since 1970."""
+    try:
+        return datetime.fromisoformat(created).timestamp() if isinstance(created, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _integer(value: object, otherwise: int, shift: int) -> int:

@@ -1,11 +1,43 @@
-"""Keep a run's state: when to save, how to write it, what to keep.
+"""Keep a run's state: when to save, how to write it beside training, what to keep.
 
 Knows nothing of resuming; the two meet only on disk.
 """
 
-from linnaeus.saving._retention import Retention, Verdict
+from linnaeus.saving._account import Account, OnSave, SaveRecord
+from linnaeus.saving._interval import best_interval_seconds, interval_for
+from linnaeus.saving._job import Job
+from linnaeus.saving._pipeline import Pipeline, Policy
+from linnaeus.saving._prune import prune
+from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
 from linnaeus.saving._saver import Saver
 from linnaeus.saving._schedule import Schedule
+from linnaeus.saving._signals import SignalWatch, StoppedBySignal
+from linnaeus.saving._tensorboard import TensorBoardCallback
+from linnaeus.saving._timing import Timing
+from linnaeus.saving._trace import Trace
 from linnaeus.saving._upload import UploadReport, upload
 
-__all__ = ["Retention", "Saver", "Schedule", "UploadReport", "Verdict", "upload"]
+__all__ = [
+    "Account",
+    "Candidate",
+    "Job",
+    "OnSave",
+    "Pipeline",
+    "Policy",
+    "Retention",
+    "SaveRecord",
+    "Saver",
+    "Schedule",
+    "SignalWatch",
+    "StoppedBySignal",
+    "TensorBoardCallback",
+    "Timing",
+    "Trace",
+    "UploadReport",
+    "Verdict",
+    "best_interval_seconds",
+    "decide",
+    "interval_for",
+    "prune",
+    "upload",
+]

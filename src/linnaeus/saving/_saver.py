@@ -8,22 +8,34 @@ nothing.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from linnaeus import pth
-from linnaeus.errors import SaveError
-from linnaeus.files import Recycled, make_directory, point_link, recycle, remove_file, sweep_abandoned
-from linnaeus.runs import BEST_LINK, LATEST_LINK, RunCheckpoint, checkpoint_name, list_checkpoints
-from linnaeus.saving._retention import Retention
+from linnaeus.errors import SaveError, TornSaveError
+from linnaeus.files import (
+    Recycled,
+    commit,
+    fsync_directory,
+    fsync_file,
+    make_directory,
+    recycle,
+    remove_file,
+    require_space,
+    sweep_abandoned,
+    temporary_name,
+)
+from linnaeus.runs import list_checkpoints
+from linnaeus.saving._job import Job
+from linnaeus.saving._links import point_links
+from linnaeus.saving._retention import Retention, decide
 
 _log = logging.getLogger(__name__)
 
 
 class Saver:
-    """The writer of one run's directory.
+    """The writer of one run's directory. Serves one job at a time, in whatever thread.
 
     One pruned file that this process made is kept under a hidden name instead of being removed, and the
     next checkpoint is written over its blocks, which is several times faster than getting new ones.
@@ -54,63 +66,101 @@ class Saver:
         except OSError as error:
             raise self._failed(error) from error
 
-    def save(
-        self,
-        state: Mapping[str, Any],
-        about: Mapping[str, Any],
-        *,
-        epoch: int,
-        step: int,
-        inside_epoch: bool,
-        protected: Sequence[Path] = (),
-    ) -> Path:
+    def save(self, job: Job, permit: Callable[[], None]) -> int:
         """Write one checkpoint durably, then update the links and apply the retention.
 
         Args:
-            state: The checkpoint's content, plain values and tensors.
-            about: What the file says of itself.
-            epoch: Completed epochs.
-            step: Optimizer steps.
-            inside_epoch: Whether an epoch is under way.
-            protected: Files that the retention must keep.
+            job: What to save, and where.
+            permit: Called right before anything becomes visible; raises when nothing may.
+
+        Returns:
+            The size of the file in bytes.
 
         Raises:
             SaveError: It was not written; all older checkpoints are untouched.
         """
-        started = time.monotonic()
-        path = self.directory / checkpoint_name(epoch, step if inside_epoch else None)
-        if self._check_finite:
-            _refuse_not_finite(state, path)
-        spare, self._spare = self._spare, None
-        pth.save(dict(state), path, about=about, recycled=spare)
-        seconds = time.monotonic() - started
-        status = path.stat()
-        self._made[path] = status.st_ino
-        size_bytes = status.st_size
-        _log.info("saved %s: step %d, %d bytes in %.2f s", path.name, step, size_bytes, seconds)
+        if self._check_finite and job.snapshot is not None:
+            _refuse_not_finite(job.snapshot.content, job.path)
+        temporary = self._temporary(job.path)
         try:
-            self._tidy(path, protected)
+            self.write(job, temporary)
+            permit()
+            size_bytes = self.publish(temporary, job.path)
         except OSError as error:
             raise self._failed(error) from error
-        return path
+        finally:
+            remove_file(temporary)
+        permit()
+        self.retain(job)
+        return size_bytes
 
-    def _tidy(self, newest: Path, protected: Sequence[Path]) -> None:
+    def _temporary(self, path: Path) -> Path:
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.is_nobodys():
+            return spare.path
+        if spare is not None:  # somebody took it while it waited
+            remove_file(spare.path)
+        return temporary_name(path)
+
+    def write(self, job: Job, temporary: Path) -> None:
+        """Write the content under a temporary name, and wait until it is on disk.
+
+        Raises:
+            SaveError: It can't be written.
+            TornSaveError: The content did not hold still.
+        """
+        content, guard = ({}, None) if job.snapshot is None else (job.snapshot.content, job.snapshot.guard)
+        size_bytes = 0
+        try:
+            if guard is not None:
+                guard.presum()
+            parts = pth.take_apart(dict(content), job.about, job.path)
+            size_bytes = parts.size_bytes
+            if not temporary.exists():
+                require_space(job.path, size_bytes)
+            crc32s = parts.write(temporary, None if guard is None else guard.pieces)
+            if guard is not None:
+                guard.finish()  # a step need not wait for the disk
+                guard.require_same(crc32s)
+            fsync_file(temporary)
+        except TornSaveError as error:
+            error.path = str(job.path)
+            raise
+        except OSError as error:
+            raise pth.save_error(error, job.path, size_bytes) from error
+
+    def publish(self, temporary: Path, path: Path) -> int:
+        """Make a finished file, which is on disk, the checkpoint; return its size.
+
+        Raises:
+            OSError: The system refused.
+        """
+        commit(temporary, path, durable=False)
+        fsync_directory(path.parent)  # a power loss must not forget the name
+        status = path.stat()
+        self._made[path] = status.st_ino
+        return status.st_size
+
+    def retain(self, job: Job) -> None:
+        """Point the links and remove what no rule keeps, now that the new checkpoint is there.
+
+        Raises:
+            SaveError: The system refused.
+        """
+        try:
+            self._tidy(job.path, job.protected)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _tidy(self, newest: Path, protected: Mapping[str, str]) -> None:
         found = list_checkpoints(self.directory)
-        verdicts = self.retention.decide(found, [*protected, newest])
+        verdicts = decide(found, self.retention, {newest.name: "just saved", **protected})
         kept = [verdict.checkpoint for verdict in verdicts if verdict.keep]
-        self._link(newest.name, kept)
+        point_links(self.directory, newest.name, kept, self.retention)
         for verdict in verdicts:
             if not verdict.keep:
                 self._remove(verdict.checkpoint.path)
-                _log.info("pruned %s: no rule keeps it", verdict.checkpoint.path.name)
-
-    def _link(self, newest_name: str, kept: list[RunCheckpoint]) -> None:
-        point_link(self.directory / LATEST_LINK, newest_name)
-        best = self.retention.ranked(kept)
-        if best:
-            point_link(self.directory / BEST_LINK, best[0].path.name)
-        elif (self.directory / BEST_LINK).is_symlink():  # what it names is about to be pruned
-            remove_file(self.directory / BEST_LINK)
+                _log.info("pruned %s: %s", verdict.checkpoint.name, verdict.reason)
 
     def _remove(self, path: Path) -> None:
         inode = self._made.pop(path, None)

@@ -9,5 +9,18 @@ from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
+from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
+from linnaeus.state._spare import SpareMemory
 
-__all__ = ["Progress", "ResumableLoader", "RunParts", "capture_rng", "restore", "restore_rng"]
+__all__ = [
+    "Progress",
+    "ResumableLoader",
+    "RunParts",
+    "Snapshot",
+    "SpareMemory",
+    "capture_rng",
+    "hooked_optimizers",
+    "restore",
+    "restore_rng",
+    "take_snapshot",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ class Observer(Protocol):
         seconds: float,
         checkpoint: Path | None,
     ) -> None:
-        """One epoch is done and evaluated; `checkpoint` is the newest file, if any was made yet."""
+        """One epoch is done and evaluated; `checkpoint` is the newest file, which may be under way still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +106,18 @@ def train(cfg: Config, *, observer: Observer | None = None) -> TrainResult:
     metrics: dict[str, float] = {}
     for epoch in range(progress.epoch, options.EPOCHS):
         started = time.monotonic()
-        for loss in _epoch(run):
-            ckpt.step()
-            if observer:
-                observer.on_step(ckpt.progress, loss)
-        metrics = _evaluate(run)
-        ckpt.end_epoch(metrics)
+        if not ckpt.progress.in_validation:  # a run that was stopped in validation goes on there
+            for loss in _epoch(run):
+                ckpt.step()
+                if observer:
+                    observer.on_step(ckpt.progress, loss)
+        for name in ckpt.validations("held_out"):
+            metrics = _evaluate(run, ckpt.validation_step)
+            ckpt.validated(name, metrics)
+        ckpt.end_epoch()
         if observer:
             seconds = time.monotonic() - started
-            observer.on_epoch(epoch + 1, options.EPOCHS, metrics, seconds, ckpt.last_saved)
+            observer.on_epoch(epoch + 1, options.EPOCHS, metrics, seconds, ckpt.newest)
     ckpt.close()
     return TrainResult(
         metrics or _evaluate(run), ckpt.progress, ckpt.last_saved or progress.resumed_from, report
@@ -199,12 +202,21 @@ def _loss(run: _Run, images: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def _evaluate(run: _Run) -> dict[str, float]:
-    """Return loss and accuracy on the held-out images: of each rank, and as `accuracy` of the finest."""
+def _evaluate(run: _Run, reached: Callable[[], None] | None = None) -> dict[str, float]:
+    """Return loss and accuracy on the held-out images: of each rank, and as `accuracy` of the finest.
+
+    Args:
+        run: What is trained.
+        reached: Called after each batch.
+    """
     model = run.ema or run.model
     model.eval()
     held_out: Images = run.data.validation
-    outputs = [model(part.to(run.device)) for part in held_out.images.split(_EVALUATION_BATCH)]
+    outputs = []
+    for part in held_out.images.split(_EVALUATION_BATCH):
+        outputs.append(model(part.to(run.device)))
+        if reached:
+            reached()
     metrics: dict[str, float] = {}
     losses = []
     for rank, classes in held_out.labels.items():

@@ -29,6 +29,8 @@ _CODES = {
     errors.RemoteNotFoundError(**_REMOTE): 3,
     errors.RemoteTimeoutError(**_REMOTE): 5,
     errors.SaveError(**_FILE): 1,
+    errors.SaveTimeoutError(**_FILE, seconds=600.0): 1,
+    errors.TornSaveError(**_FILE): 1,
     errors.InsufficientSpaceError(**_FILE): 8,
     errors.LoadError(**_FILE): 1,
     errors.IncompatibleWeightsError(**_FILE): 1,

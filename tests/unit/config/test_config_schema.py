@@ -53,9 +53,21 @@ def test_no_file_gives_every_default():
         "KEEP_LAST_N": 3,
         "KEEP_TOP_N": 1,
         "KEEP_EVERY_N_EPOCHS": 0,
+        "KEEP_EVERY_HOURS": 0,
         "METRIC": "loss",
         "MODE": "min",
         "CHECK_FINITE": False,
+        "AT_VALIDATION": True,
+        "INTERVAL": None,
+        "MTBF_HOURS": 24,
+        "ASYNC": True,
+        "WHEN_BUSY": "wait",
+        "ON_FAILURE": "raise",
+        "DEADLINE_SECONDS": 600,
+        "HOLD_SECONDS": 0.002,
+        "EXIT_SIGNALS": ("SIGTERM", "SIGINT"),
+        "SAVE_SIGNALS": ("SIGUSR1",),
+        "GRACE_SECONDS": 30,
     }
 
 

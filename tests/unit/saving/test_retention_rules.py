@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from linnaeus.runs import RunCheckpoint
-from linnaeus.saving import Retention
+from linnaeus.saving import Retention, decide
 from support.checkpoints import entry
 
 NAN, INF = float("nan"), float("inf")
@@ -21,9 +22,9 @@ RUN = [
 ]
 
 
-def kept(rules: Retention, run: list[RunCheckpoint], protected: tuple[Path, ...] = ()) -> list[str]:
+def kept(rules: Retention, run: list[RunCheckpoint], protected: Mapping[str, str] | None = None) -> list[str]:
     """Return the kept names, newest first, without their common beginning."""
-    verdicts = rules.decide(run, protected)
+    verdicts = decide(run, rules, protected)
     return [v.checkpoint.path.stem.removeprefix("checkpoint_epoch_") for v in verdicts if v.keep]
 
 
@@ -82,20 +83,20 @@ def test_damaged_ones_stay_and_do_not_count() -> None:
     """A damaged file is evidence: never pruned, never the newest, never among the last or the best."""
     run = [entry(1, loss=9), entry(2, loss=8), entry(3, loss=0, damaged=True), entry(4, damaged=True)]
     assert kept(Retention(1, 1, 0), run) == ["4", "3", "2"]
-    reasons = {v.checkpoint.epoch: v.reasons for v in Retention(1, 0, 0).decide(run)}
+    reasons = {v.checkpoint.epoch: v.reasons for v in decide(run, Retention(1, 0, 0))}
     assert reasons[4] == ("damaged, for you to look at",)
 
 
-def test_what_the_run_was_resumed_from_stays() -> None:
+def test_the_protected_stay() -> None:
     """Protected files are kept whatever the rules say."""
-    assert kept(Retention(1, 0, 0), RUN, (RUN[0].path,)) == ["5", "1"]
+    assert kept(Retention(1, 0, 0), RUN, {RUN[0].name: "not uploaded yet"}) == ["5", "1"]
 
 
 def test_each_verdict_tells_all_its_reasons() -> None:
     """Why a file stays is told for people; what goes has no reason."""
     verdicts = {
         v.checkpoint.epoch: v.reasons
-        for v in Retention(2, 1, 2).decide([entry(1), entry(2, loss=1), entry(3)])
+        for v in decide([entry(1), entry(2, loss=1), entry(3)], Retention(2, 1, 2))
     }
     assert verdicts[3] == ("the newest", "among the last 2")
     assert verdicts[2] == ("among the last 2", "number 1 by loss", "every 2 epochs")
@@ -105,5 +106,24 @@ def test_each_verdict_tells_all_its_reasons() -> None:
 def test_a_real_latest_of_an_earlier_version_stays() -> None:
     """A file named latest.pth, which earlier versions wrote, is never removed; ours is a link."""
     older = RunCheckpoint(Path("latest.pth"), epoch=1, step=0)
-    verdicts = Retention(1, 0, 0).decide([entry(9), entry(8), older])
+    verdicts = decide([entry(9), entry(8), older], Retention(1, 0, 0))
     assert [v.checkpoint.path.name for v in verdicts if v.keep] == ["checkpoint_epoch_9.pth", "latest.pth"]
+
+
+def test_hours_are_counted_from_the_oldest_and_survive_a_clock_set_back() -> None:
+    """One of every three hours; after a jump back the first one counts from there."""
+    hours = [0, 1, 2, 3.5, 6, 6.5, 1, 2, 4.2, None]
+    run = [entry(number, hours=hour) for number, hour in enumerate(hours, 1)]
+    assert kept(Retention(0, 0, 0, keep_every_hours=3), run) == ["10", "9", "7", "6", "4", "1"]
+
+
+def test_pinned_and_the_source_of_the_newest_stay() -> None:
+    """What the user pinned, and what the process that saved the newest had gone on from."""
+    run = [entry(1), entry(2, pinned=True), entry(3), entry(4, resumed_from="checkpoint_epoch_1.pth")]
+    assert kept(Retention(1, 0, 0), run) == ["4", "2", "1"]
+
+
+def test_an_epochs_end_stands_for_the_same_step_inside_it() -> None:
+    """A save of the epoch's last step, as before its validation, takes no place among the last."""
+    run = [entry(1), entry(1, 20), entry(2), entry(2, 30), entry(3), entry(3, 33)]
+    assert kept(Retention(3, 0, 0), run) == ["3_step_33", "3", "2"]

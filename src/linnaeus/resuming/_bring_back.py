@@ -1,0 +1,62 @@
+"""Put the chosen checkpoint into the parts of a run, all of it or nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from linnaeus import pth
+from linnaeus.config import TrainConfig
+from linnaeus.resuming._choose import Choice
+from linnaeus.state import Progress, RunParts, restore
+
+_log = logging.getLogger(__name__)
+
+_OPTIMIZING = frozenset({"optimizer", "lr_scheduler", "scaler"})
+
+
+def bring_back(parts: RunParts, choice: Choice, train: TrainConfig) -> tuple[Progress, Mapping[str, float]]:
+    """Restore a run.
+
+    Args:
+        parts: The run.
+        choice: What to restore it from.
+        train: Which parts the user wants fresh.
+
+    Returns:
+        How far the run has come, and what was measured in the epoch under way.
+
+    Raises:
+        CheckpointInvalidError: The file can't be read any more.
+        ResumeMismatchError: The checkpoint holds other parts than this run; nothing was changed.
+    """
+    with pth.mapped_file(choice.path) as source:
+        saved = source.content
+        saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
+        missing = restore(
+            parts,
+            saved,
+            str(choice.path),
+            complete="progress" in saved,
+            skip=_left_alone(train),
+            source=source,
+        )
+    progress = Progress.from_checkpoint(saved, choice.path)
+    _log.info(
+        "resumed from %s (%s): epoch %d, step %d", choice.path, choice.reason, progress.epoch, progress.step
+    )
+    if missing:
+        _log.warning("%s holds no %s: these start fresh", choice.path.name, ", ".join(missing))
+    return progress, _measured(saved) if progress.in_validation else {}
+
+
+def _measured(saved: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in saved.get("metrics", {}).items()}
+
+
+def _left_alone(train: TrainConfig) -> frozenset[str]:
+    """Return the parts that the user wants fresh instead of restored."""
+    if train.RESUME_SKIP_OPTIMIZER:
+        return _OPTIMIZING
+    return frozenset() if train.PRESERVE_CHECKPOINT_SCHEDULE else frozenset({"lr_scheduler"})

@@ -1,0 +1,215 @@
+"""Memory that training will change: the writer reads it where it is, until training needs it back.
+
+Invariant: what the writer reads of a tensor is what it held when the snapshot was taken. Whoever is about
+to change tensors calls `release` first, which returns once nothing is left to be read from them: what the
+writer has not read by then is copied. The writer never hands the memory itself to the system, only a piece
+in a buffer of its own, so that a disk that hangs never holds training up.
+
+A change that nobody announced is found by the tensors' version counters or, if it went past those (writes
+through `.data`), by comparing checksums taken right after the snapshot with those of what was written. Then
+`TornSaveError` is raised and nothing is published.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from zlib_ng import zlib_ng
+
+from linnaeus.errors import TornSaveError
+from linnaeus.pth import memory_of
+from linnaeus.state._spare import SpareMemory
+
+# As the writer's: fits the second-level cache, from which the piece then goes to the file.
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Block:
+    """One storage; `copied` is what to read in its place once training may change it."""
+
+    storage: torch.UntypedStorage
+    address: int
+    size_bytes: int
+    watched: list[tuple[torch.Tensor, int]]
+    copied: memoryview | None = None
+    was_read: bool = False
+    crc32: int | None = None
+
+    @property
+    def has_moved(self) -> bool:
+        return any(tensor._version != version for tensor, version in self.watched)
+
+
+@dataclass(slots=True)
+class Guard:
+    """Keeps a writer's reading and training's changing apart.
+
+    The writer calls `presum`, `pieces`, `require_same` and, at its end whatever that is, `finish`; training
+    calls `release`.
+
+    Args:
+        tensors: What the writer reads; on the CPU, each kept alive from here on.
+        spare: Where copies go.
+    """
+
+    tensors: Sequence[torch.Tensor]
+    spare: SpareMemory
+    _blocks: dict[int, _Block] = field(default_factory=dict, init=False)
+    _versions: list[int] = field(default_factory=list, init=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _may_read: threading.Event = field(default_factory=threading.Event, init=False)
+    _is_copying: bool = field(default=False, init=False)
+    _is_finished: bool = field(default=False, init=False)
+    _is_released: bool = field(default=False, init=False)
+    _is_torn: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._may_read.set()
+        # The rest is left to the writer: training waits for this.
+        self._versions = [tensor._version for tensor in self.tensors]
+
+    def _blocks_now(self) -> dict[int, _Block]:
+        """Return the storages, sorted out when they are first asked for."""
+        with self._changed:
+            for tensor, version in zip(self.tensors, self._versions, strict=False):
+                storage = tensor.untyped_storage()
+                block = self._blocks.get(storage._cdata)
+                if block is None:
+                    made = _Block(storage, storage.data_ptr(), storage.nbytes(), [(tensor, version)])
+                    self._blocks[storage._cdata] = made
+                else:
+                    block.watched.append((tensor, version))
+            self._versions = []
+            return self._blocks
+
+    # the writer's side
+
+    def presum(self) -> None:
+        """Sum every block right after the snapshot, as far as training lets it.
+
+        Raises:
+            TornSaveError: Something changed unannounced already.
+        """
+        for block in self._blocks_now().values():
+            crc32 = 0
+            for piece in self._pieces(block, bytearray(min(_PIECE_BYTES, block.size_bytes))):
+                if block.copied is not None:
+                    return  # copies hold still
+                crc32 = zlib_ng.crc32(piece, crc32)
+            block.crc32 = crc32
+
+    def pieces(self, storage: torch.UntypedStorage) -> Iterator[memoryview]:
+        """Yield a storage's bytes, each piece good until the next one is asked for.
+
+        Raises:
+            TornSaveError: They are not what they were at the snapshot any more.
+        """
+        block = self._blocks_now().get(storage._cdata)
+        if block is None:  # the snapshot's own copy
+            memory = memory_of(storage)
+            for start in range(0, len(memory), _PIECE_BYTES):
+                yield memory[start : start + _PIECE_BYTES]
+            return
+        yield from self._pieces(block, bytearray(min(_PIECE_BYTES, block.size_bytes)))
+        with self._changed:
+            self._require_whole(block)
+            block.was_read = True
+
+    def _pieces(self, block: _Block, buffer: bytearray) -> Iterator[memoryview]:
+        view = memoryview(buffer)
+        target = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) if buffer else 0
+        for start in range(0, block.size_bytes, _PIECE_BYTES):
+            size = min(_PIECE_BYTES, block.size_bytes - start)
+            # Else this thread, which is back at once, would keep the lock from training's.
+            self._may_read.wait()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_copying)
+                self._require_whole(block)
+                copied = block.copied
+                if copied is None:
+                    # Under the lock: `release` waits for it, a fraction of a millisecond.
+                    ctypes.memmove(target, block.address + start, size)
+            yield view[:size] if copied is None else copied[start : start + size]
+
+    def _require_whole(self, block: _Block) -> None:
+        if self._is_torn or (block.copied is None and block.has_moved):
+            raise _torn("a tensor was changed outside an optimizer's step")
+
+    def require_same(self, crc32s: Mapping[int, int]) -> None:
+        """Compare what was written with the sums taken right after the snapshot.
+
+        Args:
+            crc32s: Of each storage as written, by its `_cdata`.
+
+        Raises:
+            TornSaveError: They differ.
+        """
+        for key, block in self._blocks_now().items():
+            if block.crc32 is not None and crc32s.get(key, block.crc32) != block.crc32:
+                raise _torn("a tensor's memory was changed outside an optimizer's step")
+
+    def finish(self) -> None:
+        """Tell that nothing is read any more."""
+        with self._changed:
+            self._is_finished = True
+            self._changed.notify_all()
+
+    # training's side
+
+    def release(self, *, hold_seconds: float = 0.0, no_memory_seconds: float | None = None) -> None:
+        """Return when the tensors may be changed.
+
+        Args:
+            hold_seconds: How long to wait for the writer to finish by itself before copying what is left.
+            no_memory_seconds: How long to wait for it when there is no memory for a copy.
+        """
+        if self._is_released or self._is_finished or self._wait_finished(hold_seconds):
+            return
+        self._may_read.clear()
+        try:
+            self._take_back(no_memory_seconds)
+        finally:
+            self._may_read.set()
+
+    def _wait_finished(self, seconds: float | None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_finished, seconds)
+
+    def _take_back(self, no_memory_seconds: float | None) -> None:
+        with self._changed:
+            self._is_copying = True
+        copied = self._copy_rest()
+        with self._changed:
+            self._is_copying = False
+            self._changed.notify_all()
+        if not copied:
+            self._may_read.set()
+            self._is_torn = not self._wait_finished(no_memory_seconds)
+        self._is_released = True
+
+    def _copy_rest(self) -> bool:
+        """Copy what was not read yet; tell whether there was memory for it."""
+        rest = [block for block in self._blocks_now().values() if not block.was_read]
+        if any(block.has_moved for block in rest):
+            self._is_torn = True
+            return True
+        try:
+            copies = self.spare.copies([block.storage for block in rest])
+        except (MemoryError, RuntimeError):  # the latter is torch's
+            return False
+        for block, copied in zip(rest, copies, strict=True):
+            block.copied = copied
+        return True
+
+
+def _torn(problem: str) -> TornSaveError:
+    return TornSaveError(
+        path="the checkpoint",
+        problem=f"{problem} while it was being saved",
+        advice="Call CheckpointManager.before_mutation() before changing parameters or optimizer state.",
+    )

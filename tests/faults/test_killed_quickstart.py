@@ -1,0 +1,150 @@
+"""The quickstart, killed at random instants or asked to end, goes on to the same bits.
+
+`LINNAEUS_KILLED_RUNS` and `LINNAEUS_TERMINATED_RUNS` say how many runs are put through it; few by default.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import linnaeus
+from linnaeus.runs import list_checkpoints
+from linnaeus.training import train
+from support.file_calls import in_child
+from support.trees import same
+
+QUICKSTART = Path(linnaeus.__file__).parents[2] / "configs" / "quickstart.yaml"
+NUM_KILLED = int(os.environ.get("LINNAEUS_KILLED_RUNS", "2"))
+NUM_TERMINATED = int(os.environ.get("LINNAEUS_TERMINATED_RUNS", "2"))
+LAST = "checkpoint_epoch_1.pth"
+
+pytestmark = [
+    pytest.mark.timeout(3600),
+    # Newer Pythons warn of forking beside threads; the children use none of their parent's.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_thread() -> Iterator[None]:
+    """A forked child may not use the threads of its parent."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(directory: Path) -> linnaeus.Config:
+    """Return the quickstart, one epoch of it, with augmentation, averages and a save every third step."""
+    settings = (
+        "TRAIN.EPOCHS=1",
+        "TRAIN.BATCH_SIZE=64",
+        "DATA.SHIFT=1",
+        "TRAIN.EMA_DECAY=0.9",
+        "SCHEDULE.CHECKPOINT.INTERVAL_STEPS=3",
+        f"ENV.OUTPUT.DIRS.CHECKPOINTS={directory}",
+    )
+    return linnaeus.load_config(QUICKSTART, settings)
+
+
+class Noting:
+    """Notes each step in a file at once, so that it is known however the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+
+    def on_start(self, *_: Any) -> None:
+        """Begin."""
+
+    def on_step(self, progress: Any, _: float) -> None:
+        """Note it."""
+        os.pwrite(self._descriptor, struct.pack("q", progress.step), 0)
+
+    def on_epoch(self, *_: Any) -> None:
+        """End."""
+
+
+def run_on(directory: Path) -> Callable[[], object]:
+    """Return the act of starting the run (again); it ends with the status that it exits with."""
+
+    def act() -> None:
+        try:
+            train(config(directory), observer=Noting(directory.with_suffix(".steps")))
+        except SystemExit as stopped:
+            os._exit(int(str(stopped.code)))
+
+    return act
+
+
+def final_state(directory: Path) -> Any:
+    """Return what the run's last checkpoint holds of the training, which draws from torch alone."""
+    saved = linnaeus.load(directory / LAST, mmap=False)
+    state = {key: saved[key] for key in ("model", "optimizer", "lr_scheduler", "ema", "data", "step")}
+    return state | {"rng": saved["rng"]["torch"]}
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, float]:
+    """The final state of a run that nobody stopped, and how long it took."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    started = time.monotonic()
+    assert in_child(run_on(directory)) == 0
+    return final_state(directory), time.monotonic() - started
+
+
+def start(act: Callable[[], object], number: int, after_seconds: float) -> int:
+    """Run it in a child that gets a signal after some seconds; return how it ended."""
+    pid = os.fork()
+    if pid == 0:
+        act()
+        os._exit(0)
+    time.sleep(after_seconds)
+    os.kill(pid, number)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_killed_at_any_instant_it_ends_with_the_same_bits(
+    tmp_path: Path, never_stopped: tuple[Any, float]
+) -> None:
+    """SIGKILL at random instants: every run that is started again ends as one that never was killed."""
+    expected, seconds = never_stopped
+    stream = random.Random(int(os.environ.get("LINNAEUS_SEED", "7")))
+    killed = 0
+    for number in range(NUM_KILLED):
+        directory = tmp_path / str(number)
+        killed += start(run_on(directory), signal.SIGKILL, stream.uniform(0, seconds)) == -signal.SIGKILL
+        assert all(linnaeus.verify(found.path).ok for found in list_checkpoints(directory))
+        assert in_child(run_on(directory)) == 0
+        assert same(final_state(directory), expected), number
+    assert killed > NUM_KILLED // 2
+
+
+def test_asked_to_end_it_loses_no_step(tmp_path: Path, never_stopped: tuple[Any, float]) -> None:
+    """SIGTERM at random instants: status 143 with the last step saved, and the same bits in the end."""
+    expected, seconds = never_stopped
+    stream = random.Random(int(os.environ.get("LINNAEUS_SEED", "8")))
+    stopped = 0
+    for number in range(NUM_TERMINATED):
+        directory = tmp_path / str(number)
+        status = start(run_on(directory), signal.SIGTERM, stream.uniform(0.2, 1) * seconds)
+        # Before the first step nothing is there to save, and the signal does what it always does.
+        assert status in (0, 143, -signal.SIGTERM)
+        if status == 143:
+            stopped += 1
+            (noted,) = struct.unpack("q", directory.with_suffix(".steps").read_bytes())
+            assert list_checkpoints(directory)[0].step >= noted
+        elif status == -signal.SIGTERM:
+            assert directory.with_suffix(".steps").read_bytes() == b"" or not list_checkpoints(directory)
+        assert in_child(run_on(directory)) == 0
+        assert same(final_state(directory), expected), number
+    assert stopped
