@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from linnaeus.errors import LinnaeusError
+from linnaeus.errors import LinnaeusError, RemoteError, RemoteTimeoutError
 
 _log = logging.getLogger(__name__)
 
@@ -53,3 +53,8 @@ class Retry:
                 _log.info("try %d of %d failed, next in %.1f s: %s", attempt, self.attempts, wait, error)
             self.sleep(wait)
             attempt += 1
+
+
+def worth_retrying(error: LinnaeusError) -> bool:
+    """Tell whether an act that failed so may succeed the next time: not what is refused or missing."""
+    return type(error) in (RemoteError, RemoteTimeoutError)

@@ -65,6 +65,12 @@ class RunCheckpoint:
         return self.epoch, self.step
 
     @property
+    def run(self) -> str | None:
+        """The id of the run that wrote it, where that is told."""
+        told = self.lineage.get("run")
+        return told if isinstance(told, str) else None
+
+    @property
     def source(self) -> str | None:
         """What its run was resumed from at its start, as the user named it."""
         named = self.lineage.get("resumed_from")
@@ -104,6 +110,13 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
     return replace(read, is_pinned=True) if is_pinned(path) else read
 
 
+def checkpoint_of(path: Path, found: pth.Description) -> RunCheckpoint:
+    """Return what a description says of a checkpoint, wherever the file itself is."""
+    if "linnaeus" not in found.written:
+        return _told_by_other(path, found)
+    return _ours(path, pth.Brief(found.size_bytes, found.about, found.written))
+
+
 def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
     about = found.about
     epoch, step = numbers_in_name(path.name) or (0, 0)
@@ -129,8 +142,11 @@ def _write_seconds(saving: object) -> float | None:
 
 def _other(path: Path) -> RunCheckpoint:
     """Return what a file that another program or an earlier version wrote tells."""
+    return _told_by_other(path, pth.describe(path))
+
+
+def _told_by_other(path: Path, found: pth.Description) -> RunCheckpoint:
     epoch, step = numbers_in_name(path.name) or (0, 0)
-    found = pth.describe(path)
     about = found.about
     earlier = "iteration" in about or "training_progress" in found.keys or path.name.startswith("ckpt_")
     return RunCheckpoint(

@@ -4,8 +4,10 @@ Knows nothing of resuming; the two meet only on disk.
 """
 
 from linnaeus.saving._account import Account, OnSave, SaveRecord
+from linnaeus.saving._copies import Copies
 from linnaeus.saving._interval import best_interval_seconds, interval_for
 from linnaeus.saving._job import Job
+from linnaeus.saving._mirror import Lag, Mirror
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._prune import prune
 from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
@@ -20,7 +22,10 @@ from linnaeus.saving._upload import UploadReport, upload
 __all__ = [
     "Account",
     "Candidate",
+    "Copies",
     "Job",
+    "Lag",
+    "Mirror",
     "OnSave",
     "Pipeline",
     "Policy",
