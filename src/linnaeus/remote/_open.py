@@ -123,7 +123,7 @@ def _b2_settings(bucket: BucketConfig, place: str) -> dict[str, str]:
             attempts=0,
             tail=f"{' and '.join(missing)} not set",
             advice="Export the two parts of an application key of that bucket,"
-            " or name a remote of your rclone.conf in ENV.INPUT.BUCKET.REMOTE.",
+            " or name a remote of your rclone.conf in the bucket's REMOTE.",
         )
     prefix = f"RCLONE_CONFIG_{_B2_REMOTE.upper()}_"
     settings = {f"{prefix}TYPE": "b2", f"{prefix}ACCOUNT": key_id, f"{prefix}KEY": key}

@@ -29,12 +29,12 @@ class Retry:
     Attributes:
         attempts: Tries altogether, at least one.
         sleep: Waits for a number of seconds.
-        jitter: Returns a number between 0 and 1.
+        jitter: Returns a number between 0 and 1; not from the stream of `random`, which belongs to the run.
     """
 
     attempts: int
     sleep: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = field(default=random.random)
+    jitter: Callable[[], float] = field(default=random.SystemRandom().random)
 
     def run(self, act: Callable[[int], T], worth_retrying: Callable[[LinnaeusError], bool]) -> T:
         """Call `act(attempt)` (counted from 1) until it returns, and return its value.

@@ -31,6 +31,7 @@ class RunCheckpoint:
         lineage: Where its run's weights come from, as the run said.
         saved_at: When it was saved, in seconds since 1970; None when it does not say.
         resumed_from: The name of the file that the process which saved it had gone on from.
+        run: The id of the run that wrote it, where it is told.
         is_pinned: Whether the user wants it kept.
         write_seconds: How long the save before it took, as far as its run knew.
         problem: Why it can't be used; None for a file whose structure is whole.
@@ -45,6 +46,7 @@ class RunCheckpoint:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     saved_at: float | None = None
     resumed_from: str | None = None
+    run: str | None = None
     is_pinned: bool = False
     write_seconds: float | None = None
     problem: CheckpointInvalidError | None = None
@@ -63,12 +65,6 @@ class RunCheckpoint:
     def order(self) -> tuple[int, int]:
         """What newer and older is decided by."""
         return self.epoch, self.step
-
-    @property
-    def run(self) -> str | None:
-        """The id of the run that wrote it, where that is told."""
-        told = self.lineage.get("run")
-        return told if isinstance(told, str) else None
 
     @property
     def source(self) -> str | None:
@@ -131,6 +127,7 @@ def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
         saved_at=_seconds(found.written.get("created")),
         resumed_from=about["resumed_from"] if isinstance(about.get("resumed_from"), str) else None,
         write_seconds=_write_seconds(about.get("saving")),
+        run=about["run"] if isinstance(about.get("run"), str) else None,
     )
 
 

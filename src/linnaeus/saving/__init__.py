@@ -7,7 +7,7 @@ from linnaeus.saving._account import Account, OnSave, SaveRecord
 from linnaeus.saving._copies import Copies
 from linnaeus.saving._interval import best_interval_seconds, interval_for
 from linnaeus.saving._job import Job
-from linnaeus.saving._mirror import Lag, Mirror
+from linnaeus.saving._mirror import Lag, Mirror, open_mirror, rules_there
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._prune import prune
 from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
@@ -43,6 +43,8 @@ __all__ = [
     "best_interval_seconds",
     "decide",
     "interval_for",
+    "open_mirror",
     "prune",
+    "rules_there",
     "upload",
 ]

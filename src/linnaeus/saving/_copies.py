@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +59,14 @@ class Copies:
         directory: The run's checkpoints.
         remote: Its place in the bucket.
         retention: Which copies to keep.
-        run: The id by which this run's files are known.
+        run: Returns the id by which this run's files are known.
     """
 
-    def __init__(self, directory: Path, remote: Remote, retention: Retention, run: str) -> None:
+    def __init__(self, directory: Path, remote: Remote, retention: Retention, run: Callable[[], str]) -> None:
         self.directory = directory
         self.remote = remote
         self.retention = retention
-        self.run = run
+        self._run = run
         self._same: dict[str, tuple[_Identity, _Version]] = {}
         self._described: dict[_Version, RunCheckpoint] = {}
         self._cleaned: set[str] = set()
@@ -83,7 +83,7 @@ class Copies:
         ]
         names = {c.path.name for c in local}
         elsewhere = [self._describe(session, file) for name, file in there.items() if name not in names]
-        ours = [c for c in elsewhere if c.run == self.run]
+        ours = [c for c in elsewhere if c.run == self._run()]
         wanted = [v.checkpoint for v in decide([*local, *ours], self.retention) if v.keep]
         absent = [
             c
@@ -139,7 +139,7 @@ class Copies:
         """
         name, started = checkpoint.path.name, time.monotonic()
         there = session.stat(name)
-        if there is not None and self._describe(session, there).run != self.run:
+        if there is not None and self._describe(session, there).run != self._run():
             raise RemoteConflictError(
                 remote=self.remote.place,
                 operation=f"upload of {name}",
@@ -199,11 +199,11 @@ class Copies:
 
     def _ours(self, session: Session) -> dict[str, tuple[RunCheckpoint, RemoteFile]]:
         found = {name: (self._describe(session, file), file) for name, file in self._listed(session).items()}
-        return {name: pair for name, pair in found.items() if pair[0].run == self.run}
+        return {name: pair for name, pair in found.items() if pair[0].run == self._run()}
 
     def _drop_hidden(self, session: Session, name: str) -> None:
         for version in session.versions(name):
-            if self._describe(session, version).run == self.run:
+            if self._describe(session, version).run == self._run():
                 session.delete(version.name)
 
     def drop_unfinished(self, session: Session) -> None:

@@ -11,12 +11,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from linnaeus.errors import LinnaeusError, RemoteError, RemoteTimeoutError
-from linnaeus.remote import Transfer
+from linnaeus.errors import LinnaeusError, RemoteConflictError, RemoteError, RemoteTimeoutError
+from linnaeus.remote import Remote, Session, Transfer, open_in_background, open_remote
 from linnaeus.runs import RunCheckpoint
 from linnaeus.saving._copies import Copies, Waiting
+from linnaeus.saving._retention import Retention
+
+if TYPE_CHECKING:
+    from linnaeus.config import Config, OutputBucketConfig
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +56,7 @@ class Mirror:
 
     Args:
         copies: The run's copies.
+        bucket: Where they are.
         close_seconds: How long `close` waits.
         retry_seconds: How long to leave a bucket alone that failed.
         clock: Returns seconds since 1970.
@@ -58,12 +65,14 @@ class Mirror:
     def __init__(
         self,
         copies: Copies,
+        bucket: OutputBucketConfig,
         *,
         close_seconds: float,
         retry_seconds: float = _RETRY_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._copies = copies
+        self._bucket = bucket
         self._close_seconds = close_seconds
         self._retry_seconds = retry_seconds
         self._clock = clock
@@ -74,14 +83,18 @@ class Mirror:
         self._closing = False
         self._thread: threading.Thread | None = None
 
+    def remote(self) -> Remote | None:
+        """Return the place with the copies, for a run that waits for it, as when it resumes."""
+        return open_remote(self._bucket)
+
     def notice(self) -> None:
         """Say that there is something new in the directory; returns at once."""
         with self._changed:
             self._noticed += 1
             self._changed.notify_all()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="linnaeus-mirror", daemon=True)
-            self._thread.start()
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._work, name="linnaeus-mirror", daemon=True)
+                self._thread.start()
         self._tell_lag()
 
     def _tell_lag(self) -> None:
@@ -103,27 +116,30 @@ class Mirror:
         names = tuple(checkpoint.path.name for checkpoint in waiting.checkpoints)
         return Lag(names, waiting.num_bytes, max(oldest, default=0.0), problem)
 
-    def close(self) -> None:
+    def close(self, seconds: float | None = None) -> None:
         """Wait until all has arrived, but not for ever.
+
+        Args:
+            seconds: How long at most; None for as long as was said at first.
 
         Raises:
             RemoteError: Something has not arrived in time; the message says what, why, and how to send it.
         """
-        if self._thread is None:
-            return
-        deadline = time.monotonic() + self._close_seconds
+        allowed = self._close_seconds if seconds is None else seconds
+        deadline = time.monotonic() + allowed
         with self._changed:
-            while self._settled < self._noticed and time.monotonic() < deadline:
+            thread, self._thread = self._thread, None
+            while thread is not None and self._settled < self._noticed and time.monotonic() < deadline:
                 self._changed.wait(max(0.0, deadline - time.monotonic()))
             settled = self._settled >= self._noticed
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
-        self._thread = None
-        if not settled:
-            raise self._not_arrived()
+        if thread is not None:
+            thread.join()
+            if not settled:
+                raise self._not_arrived(allowed)
 
-    def _not_arrived(self) -> RemoteError:
+    def _not_arrived(self, seconds: float) -> RemoteError:
         lag = self.lag()
         names = ", ".join(lag.names) or "what is new"
         why = f" ({lag.problem})" if lag.problem else ""
@@ -131,7 +147,7 @@ class Mirror:
         return kind(
             remote=self._copies.remote.place,
             operation="copying the run",
-            tail=f"not there after {self._close_seconds:g} s: {names}, {lag.num_bytes:,} bytes{why}",
+            tail=f"not there after {seconds:g} s: {names}, {lag.num_bytes:,} bytes{why}",
             advice=f"They are safe here. Send them: linnaeus push {self._copies.directory}",
         )
 
@@ -173,15 +189,27 @@ class Mirror:
         with self._copies.remote.session() as session:
             if is_first:
                 self._copies.drop_unfinished(session)
+            refused: dict[str, RemoteConflictError] = {}
             while True:
-                waiting = self._copies.missing(session)
-                with self._changed:
-                    self._waiting = waiting
-                if not waiting.checkpoints:
-                    self._copies.tidy(session)
-                    return
-                self._copies.send(session, waiting.checkpoints[0], self._go_on)
+                waiting = self._look(session)
+                possible = [c for c in waiting.checkpoints if c.name not in refused]
+                if possible:
+                    try:
+                        self._copies.send(session, possible[0], self._go_on)
+                    except RemoteConflictError as error:  # the others can arrive all the same
+                        refused[possible[0].name] = error
+                        continue
                 self._copies.tidy(session)
+                if not possible:
+                    break
+        for conflict in refused.values():
+            raise conflict
+
+    def _look(self, session: Session) -> Waiting:
+        waiting = self._copies.missing(session)
+        with self._changed:
+            self._waiting = waiting
+        return waiting
 
     def _go_on(self, _: Transfer) -> None:
         """End a transfer that nobody waits for any more; called twice a second."""
@@ -209,3 +237,48 @@ def _made(checkpoint: RunCheckpoint) -> float | None:
         return checkpoint.path.stat().st_mtime
     except OSError:  # pruned here meanwhile
         return None
+
+
+class NoMirror:
+    """What keeps a run's copies when none are wanted: does nothing."""
+
+    def notice(self) -> None:
+        """Do nothing."""
+
+    def close(self, seconds: float | None = None) -> None:
+        """Do nothing."""
+
+    def remote(self) -> Remote | None:
+        """Return None: there is no place with copies."""
+        return None
+
+
+def open_mirror(cfg: Config, directory: Path, run: Callable[[], str]) -> Mirror | NoMirror:
+    """Return what copies a run to the bucket of its config, or what does nothing when that is not enabled.
+
+    Args:
+        cfg: `ENV.OUTPUT.BUCKET` says where to and what to keep there, `SCHEDULE.CHECKPOINT` what is best.
+        directory: The run's checkpoints.
+        run: Returns the id of the run.
+
+    Raises:
+        RemoteAuthError: The credentials are missing.
+        ConfigError: The bucket's remote is none.
+    """
+    bucket = cfg.ENV.OUTPUT.BUCKET
+    if not bucket.ENABLED:
+        return NoMirror()
+    copies = Copies(directory, open_in_background(bucket), rules_there(cfg), run)
+    return Mirror(copies, bucket, close_seconds=bucket.CLOSE_TIMEOUT_SECONDS)
+
+
+def rules_there(cfg: Config) -> Retention:
+    """Return which copies to keep in a run's bucket."""
+    bucket, plan = cfg.ENV.OUTPUT.BUCKET, cfg.SCHEDULE.CHECKPOINT
+    return Retention(
+        bucket.KEEP_LAST_N,
+        bucket.KEEP_TOP_N,
+        bucket.KEEP_EVERY_N_EPOCHS,
+        metric=plan.METRIC,
+        mode=plan.MODE,
+    )
