@@ -14,6 +14,8 @@ from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
     from linnaeus.resolving._cache import (
+        Cached,
+        Eviction,
         cached_files,
         drop_unfinished,
         evict,
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from linnaeus.resolving._pins import read_lock
 
 __all__ = [
+    "Cached",
+    "Eviction",
     "cached_files",
     "check_name",
     "describe",
@@ -44,6 +48,8 @@ __all__ = [
 
 # A cache hit, which is what mostly happens, loads none of these.
 _LATER = {
+    "Cached": "_cache",
+    "Eviction": "_cache",
     "cached_files": "_cache",
     "drop_unfinished": "_cache",
     "evict": "_cache",

@@ -10,6 +10,7 @@ from linnaeus.saving._job import Job
 from linnaeus.saving._mirror import Lag, Mirror, open_mirror, rules_there
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._prune import prune
+from linnaeus.saving._push import copies_of, list_there, prune_there, push
 from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
 from linnaeus.saving._saver import Saver
 from linnaeus.saving._schedule import Schedule
@@ -41,10 +42,14 @@ __all__ = [
     "UploadReport",
     "Verdict",
     "best_interval_seconds",
+    "copies_of",
     "decide",
     "interval_for",
+    "list_there",
     "open_mirror",
     "prune",
+    "prune_there",
+    "push",
     "rules_there",
     "upload",
 ]

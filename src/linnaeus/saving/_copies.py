@@ -62,7 +62,9 @@ class Copies:
         run: Returns the id by which this run's files are known.
     """
 
-    def __init__(self, directory: Path, remote: Remote, retention: Retention, run: Callable[[], str]) -> None:
+    def __init__(
+        self, directory: Path, remote: Remote, retention: Retention, run: Callable[[], str | None]
+    ) -> None:
         self.directory = directory
         self.remote = remote
         self.retention = retention
@@ -83,7 +85,7 @@ class Copies:
         ]
         names = {c.path.name for c in local}
         elsewhere = [self._describe(session, file) for name, file in there.items() if name not in names]
-        ours = [c for c in elsewhere if c.run == self._run()]
+        ours = [c for c in elsewhere if self.is_ours(c)]
         wanted = [v.checkpoint for v in decide([*local, *ours], self.retention) if v.keep]
         absent = [
             c
@@ -139,7 +141,7 @@ class Copies:
         """
         name, started = checkpoint.path.name, time.monotonic()
         there = session.stat(name)
-        if there is not None and self._describe(session, there).run != self._run():
+        if there is not None and not self.is_ours(self._describe(session, there)):
             raise RemoteConflictError(
                 remote=self.remote.place,
                 operation=f"upload of {name}",
@@ -197,13 +199,21 @@ class Copies:
         verdicts = decide([c for c, _ in self._ours(session).values()], self.retention)
         return {verdict.checkpoint.path.name: verdict.reasons for verdict in verdicts}
 
+    def all_there(self, session: Session) -> list[RunCheckpoint]:
+        """Return every checkpoint in the run's place, whoever wrote it."""
+        return [self._describe(session, file) for file in self._listed(session).values()]
+
+    def is_ours(self, checkpoint: RunCheckpoint) -> bool:
+        """Tell whether a copy says that this run wrote it."""
+        return checkpoint.run is not None and checkpoint.run == self._run()
+
     def _ours(self, session: Session) -> dict[str, tuple[RunCheckpoint, RemoteFile]]:
         found = {name: (self._describe(session, file), file) for name, file in self._listed(session).items()}
-        return {name: pair for name, pair in found.items() if pair[0].run == self._run()}
+        return {name: pair for name, pair in found.items() if self.is_ours(pair[0])}
 
     def _drop_hidden(self, session: Session, name: str) -> None:
         for version in session.versions(name):
-            if self._describe(session, version).run == self._run():
+            if self.is_ours(self._describe(session, version)):
                 session.delete(version.name)
 
     def drop_unfinished(self, session: Session) -> None:
