@@ -21,6 +21,7 @@ from linnaeus.resolving import resolve_in
 from support.b2_server import B2Server
 from support.buckets import BUCKET, PREFIX, b2_bucket, directory_bucket
 from support.directories import names
+from support.mounts import with_mounts
 from support.processes import resolving, wait_until
 
 OBJECT = f"{PREFIX}big.pth"
@@ -241,3 +242,14 @@ def test_an_interrupted_download_is_gone_on_with(server, cache, data):
     resolve_in("big.pth", str(cache), b2_bucket(server))
     assert (cache / "big.pth").read_bytes() == data
     assert server.bytes_served(OBJECT) <= 1.05 * len(data)
+
+
+def test_a_disk_without_room_is_told_first(server, cache):
+    """Before a byte is fetched, and nothing is left."""
+    commands = [f"mkdir -p {cache}", f"mount -t tmpfs -o size=8m none {cache}"]
+    with resolving(1, with_mounts(*commands)) as (process,):
+        process.start("big.pth", cache, b2_bucket(server))
+        told = process.outcome()
+    assert told["error"] == "InsufficientSpaceError"
+    assert server.bytes_served(OBJECT) == 0
+    assert [path for path in told["left"] if ".part" in path or path.endswith(".pth")] == []
