@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "download": _bucket.downloads,
     "streams": _bucket.streams,
     "kill": _bucket.kills,
-    "choose": _bucket.choosing,
+    "choose-there": _bucket.choosing,
 }
 
 
