@@ -6,6 +6,7 @@
     ├── CheckpointNotFoundError(FileNotFoundError)   looked everywhere, found nowhere
     ├── CheckpointInvalidError(ValueError)           a file that is no usable checkpoint
     │   ├── CorruptCheckpointError                   damaged: cut short, flipped, unreadable
+    │   ├── PinMismatchError                         whole, but not the content that its name is held to
     │   ├── UnsafeCheckpointError                    asks for code to be run
     │   └── UnsupportedFormatError                   whole, but of a kind that is not read
     ├── RemoteError(OSError)                         a bucket did not do what was asked
@@ -143,6 +144,20 @@ class CorruptCheckpointError(CheckpointInvalidError):
         part += f", tensor {self.tensor}" if self.record and self.tensor else ""
         part += ")" if part else ""
         return f"{self.path} is damaged: {self.problem}{part}.{_hint(self.advice)}"
+
+
+@dataclass(kw_only=True, eq=False)
+class PinMismatchError(CheckpointInvalidError):
+    """A file whose content is another than its name is held to; both SHA-256 in hex."""
+
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.problem}: sha256 {self.expected} is expected,"
+            f" {self.found} found.{_hint(self.advice)}"
+        )
 
 
 @dataclass(kw_only=True, eq=False)

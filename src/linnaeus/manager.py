@@ -9,6 +9,7 @@ import copy as copying
 import json
 import logging
 import time
+import uuid
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from linnaeus.config import Config
-from linnaeus.errors import ConfigError, SaveError
+from linnaeus.errors import RemoteError, SaveError
 from linnaeus.files import write_text
 from linnaeus.pretrained import report_of
 from linnaeus.resolving import resolve
@@ -36,6 +37,7 @@ from linnaeus.saving import (
     StoppedBySignal,
     Timing,
     Trace,
+    open_mirror,
 )
 from linnaeus.state import (
     Progress,
@@ -101,20 +103,18 @@ class CheckpointManager:
         self._timing = Timing(plan, cfg.TRAIN.EPOCHS, self._account, clock)
         self._watch = SignalWatch(plan.EXIT_SIGNALS, plan.SAVE_SIGNALS)
         weakref.finalize(self, self._watch.stop)  # a run that was not closed must not swallow signals
-        self._saver = Saver(_directory(cfg), Retention.of(plan), check_finite=plan.CHECK_FINITE)
+        self.lineage: dict[str, Any] = {}
+        """Where the weights come from, handed on when resuming; `pretrained` tells what was loaded."""
+        self._run = uuid.uuid4().hex  # tells this run's files from those of others
+        self._mirror = open_mirror(cfg, _directory(cfg), lambda: self._run)
+        rules, commit = Retention.of(plan), self._mirror.notice
+        self._saver = Saver(_directory(cfg), rules, check_finite=plan.CHECK_FINITE, on_commit=commit)
         self._pipeline = Pipeline(self._saver, self._job, Policy.of(plan), self._account, clock)
         self._spare = SpareMemory()
-        self.lineage: dict[str, Any] = {}
-        """Where the weights come from, in JSON values.
-
-        Kept in every checkpoint and handed on when resuming. `pretrained` is the report of what was loaded
-        into the model, which is found on the model.
-        """
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
-        _refuse_what_is_missing(cfg)
         self._saver.prepare()
         self._trace = Trace(self.directory)
         self._hooks = [
@@ -154,7 +154,9 @@ class CheckpointManager:
             auto=train.AUTO_RESUME,
             named=train.RESUME,
             resolve=lambda name: resolve(name, self._cfg),
+            bucket=self._mirror.remote(),
         )
+        self._mirror.notice()  # what an earlier process of this run had no time to send
         if choice is None:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
@@ -173,6 +175,8 @@ class CheckpointManager:
         self._told_of = report_of(self._parts.model)
         if choice.path.parent != self.directory:
             self.lineage["resumed_from"] = self._cfg.TRAIN.RESUME
+        else:
+            self._run = choice.checkpoint.run or self._run
 
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count one optimizer step, and begin to save if a save is due.
@@ -304,10 +308,11 @@ class CheckpointManager:
         """
         self._pipeline.release()
 
-    def close(self) -> None:
-        """Finish: wait for the save under way, and give back what was held.
+    def close(self, *, within_seconds: float | None = None) -> None:
+        """Finish: wait for the save under way, and `within_seconds` for the bucket; give back what was held.
 
         Raises:
+            RemoteError: Not all has arrived at the bucket; it says what has not, and how to send it.
             SaveError: The last save failed; all older checkpoints are untouched.
         """
         for hook in self._hooks:
@@ -319,6 +324,7 @@ class CheckpointManager:
         finally:
             self._watch.stop()
             self._account.conclude()
+            self._mirror.close(within_seconds)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -340,7 +346,10 @@ class CheckpointManager:
             return
         _log.warning("signal %d: saving, and then ending", number)
         self._pipeline.save_now()
-        self.close()
+        try:
+            self.close(within_seconds=self._cfg.SCHEDULE.CHECKPOINT.GRACE_SECONDS)
+        except RemoteError as error:  # what was saved is on this disk
+            _log.warning("%s", error)
         raise StoppedBySignal(number)
 
     def _begin_saving(self) -> None:
@@ -378,6 +387,7 @@ class CheckpointManager:
             **progress,
             # What is known in the middle of validating must not be ranked.
             "metrics": {} if self.progress.in_validation else dict(self._metrics),
+            "run": self._run,
             "config_digest": self._digest,
             "config": self._plain_config,
             "lineage": copying.deepcopy(self.lineage),
@@ -388,12 +398,3 @@ class CheckpointManager:
 
 def _directory(cfg: Config) -> Path:
     return Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
-
-
-def _refuse_what_is_missing(cfg: Config) -> None:
-    if cfg.ENV.OUTPUT.BUCKET.ENABLED:
-        raise ConfigError(
-            field="ENV.OUTPUT.BUCKET.ENABLED",
-            expected="uploading while training is not part of this version;"
-            " set it to false and send checkpoints with: linnaeus upload FILE",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,14 +13,17 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+import linnaeus
 from linnaeus.config import BucketConfig
 from linnaeus.errors import LinnaeusError
+from linnaeus.remote import open_remote
 from linnaeus.resolving import resolve_in
 from linnaeus.saving import upload
 from support.b2_server import B2Server
 from support.buckets import BUCKET, PREFIX, b2_bucket
 from support.directories import content
 from support.processes import children, resolving, wait_until
+from support.small_run import SmallRun, config
 
 KEY_ID = "0012MARKEDKEYIDMARKED"
 KEY = "K001MARKED/KEY+MARKED"
@@ -137,3 +141,45 @@ def test_no_process_has_a_secret_among_its_arguments(server, cache, tmp_path):
     assert environment.count(KEY.encode()) == environment.count(KEY_ID.encode()) == 1
     assert MARK not in (tmp_path / "log").read_text()
     assert [name for name, data in content(cache).items() if MARK.encode() in data] == []
+
+
+def test_a_session_has_no_secret_among_its_arguments(server, caplog):
+    """Nor among what it logs, also at its most verbose; its socket's directory is its owner's alone."""
+    caplog.set_level(logging.DEBUG)
+    with open_remote(b2_bucket(server, RETRIES=1)).session() as session:
+        session.files()
+        (transfer,) = children(os.getpid())
+        arguments = Path(f"/proc/{transfer.pid}/cmdline").read_bytes()
+        said = repr(list(session.daemon._messages))
+        server.fault("download", 403)
+        seen = shown(lambda: session.read("x.pth", 0, 1000))
+    assert b"rcd" in arguments
+    assert MARK.encode() not in arguments
+    assert MARK not in said + seen + caplog.text
+
+
+@pytest.mark.parametrize(
+    "fault", [None, ("upload", 403), ("upload", "cut"), ("list", 503), ("authorize", 401)]
+)
+def test_a_run_that_is_copied_shows_no_secret(server, tmp_path, caplog, fault):
+    """Not in its checkpoints, its errors, its log, nor in the bucket."""
+    caplog.set_level(logging.DEBUG)
+    plain = config(tmp_path / "run", EPOCHS=1).to_plain()
+    output = {"ENABLED": True, "NAME": BUCKET, "PATH_PREFIX": "runs/r/", "ENDPOINT": server.endpoint}
+    plain["ENV"]["OUTPUT"]["BUCKET"] = output | {
+        "RETRIES": 1,
+        "CLOSE_TIMEOUT_SECONDS": 3.0,
+    }
+    cfg = linnaeus.Config.from_plain(plain)
+    ckpt = linnaeus.CheckpointManager(cfg, **SmallRun().parts())
+    if fault:
+        server.fault(*fault)
+
+    def save_and_close() -> None:
+        ckpt.end_epoch({"loss": 1.0})
+        ckpt.close()
+
+    assert MARK not in shown(save_and_close)
+    assert MARK not in caplog.text + repr([vars(record) for record in caplog.records])
+    assert [name for name, data in content(tmp_path / "run").items() if MARK.encode() in data] == []
+    assert [name for name, data in server.objects(BUCKET).items() if MARK.encode() in data] == []

@@ -17,8 +17,8 @@ from linnaeus.config import LinnaeusDeprecationWarning
 from linnaeus.errors import (
     CheckpointInvalidError,
     CheckpointNotFoundError,
-    ConfigError,
     CorruptCheckpointError,
+    RemoteAuthError,
     ResumeMismatchError,
     SaveError,
 )
@@ -477,12 +477,12 @@ def test_lineage_is_kept_and_handed_on(directory: Path) -> None:
     assert linnaeus.describe(directory / "latest.pth").about["lineage"] == {"pretrained": ["a.pth"]}
 
 
-def test_uploading_while_training_is_refused_at_the_start(directory: Path) -> None:
-    """A setting that this version would not follow is an error, not forgotten."""
+def test_a_bucket_without_credentials_is_refused_at_the_start(directory: Path) -> None:
+    """Not when the first checkpoint can't be sent."""
     cfg = linnaeus.load_config(
         None, [f"ENV.OUTPUT.DIRS.CHECKPOINTS={directory}", "ENV.OUTPUT.BUCKET.ENABLED=true"]
     )
-    with pytest.raises(ConfigError, match="linnaeus upload"):
+    with pytest.raises(RemoteAuthError, match="B2_APPLICATION_KEY"):
         linnaeus.CheckpointManager(cfg, model=torch.nn.Linear(1, 1))
 
 

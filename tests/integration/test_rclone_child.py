@@ -77,10 +77,17 @@ def test_a_child_without_progress_is_ended():
 
 
 def test_progress_keeps_it_alive_until_the_total_deadline():
-    """A trickle that never stops is ended too."""
-    trickle = "i=0; while sleep 0.1; do i=$((i+1)); echo '{\"stats\": {\"bytes\": '$i'}}' >&2; done"
+    """A transfer that never ends is ended too."""
+    moving = "i=0; while sleep 0.1; do i=$((i+99999)); echo '{\"stats\": {\"bytes\": '$i'}}' >&2; done"
     with pytest.raises(DeadlineError, match=r"not done within 1\.5 s"):
-        run(trickle, idle=0.8, total=1.5)
+        run(moving, idle=0.8, total=1.5)
+
+
+def test_a_trickle_is_ended():
+    """What moves too slowly ever to end is taken for what stands still."""
+    trickle = "i=0; while sleep 0.1; do i=$((i+1)); echo '{\"stats\": {\"bytes\": '$i'}}' >&2; done"
+    with pytest.raises(DeadlineError, match="less than 1024 bytes a second"):
+        run(trickle, idle=0.8, total=60)
 
 
 _PARENT = """

@@ -164,6 +164,10 @@ class B2Server:
         """
         self._http.faults.add(Fault(operation, kind, times, after_bytes, name, retry_after))
 
+    def limit_rate(self, bytes_per_second: float | None) -> None:
+        """Let each connection carry at most so many bytes of bodies a second; None is no limit."""
+        self._http.bytes_per_second = bytes_per_second
+
     def clear_faults(self) -> None:
         """End every fault that has not struck yet."""
         self._http.faults.clear()

@@ -22,7 +22,7 @@ from linnaeus.runs import BEST_LINK, list_checkpoints
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from linnaeus.config import BucketConfig
+    from linnaeus.config import BucketConfig, Config
     from linnaeus.remote import RemoteFile
     from linnaeus.runs import RunCheckpoint
 
@@ -31,6 +31,7 @@ _SIZE = Column("size", number=True)
 _EPOCH = Column("epoch", number=True, named=True)
 _STEP = Column("step", number=True, named=True)
 _RUN_COLUMNS = (_NAME, _EPOCH, _STEP, _SIZE, Column(""))
+_COPY_COLUMNS = (_NAME, _EPOCH, _STEP, _SIZE, Column("run"), Column("state"))
 _FILE_COLUMNS = (_NAME, _SIZE, Column("kind"), _EPOCH, _STEP)
 _BUCKET_COLUMNS = (_NAME, _SIZE, Column("modified (UTC)"), Column("in cache", named=True))
 
@@ -149,6 +150,47 @@ def of_bucket(bucket: BucketConfig, cache_dir: Path) -> Listing:
     remote = open_remote(bucket)
     cached = {path.name: path.stat().st_size for path in _visible_files(cache_dir)}
     return Listing(remote.place, _BUCKET_COLUMNS, [_remote_entry(file, cached) for file in remote.files()])
+
+
+def of_copies(cfg: Config, directory: Path) -> Listing:
+    """List what the place of a run in its bucket holds, and what of the run has not arrived.
+
+    Raises:
+        RemoteError: The bucket refused, is not there, or can't be reached.
+    """
+    from linnaeus.saving import copies_of, list_there
+
+    copies = copies_of(cfg, directory)
+    there = list_there(copies)
+    names = {checkpoint.name for checkpoint, _, _ in there}
+    absent = [c for c in list_checkpoints(directory) if c.name not in names]
+    entries = [_copy_entry(c, "arrived" if here else "only there", ours=ours) for c, ours, here in there]
+    entries += [_copy_entry(c, "only here", ours=True) for c in absent]
+    return Listing(copies.remote.place, _COPY_COLUMNS, entries)
+
+
+def _copy_entry(checkpoint: RunCheckpoint, state: str, *, ours: bool) -> Entry:
+    plain = {
+        "name": checkpoint.name,
+        "size_bytes": checkpoint.size_bytes,
+        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+        "metrics": dict(checkpoint.metrics),
+        "run": checkpoint.run,
+        "this_run": ours,
+        "state": state,
+        "problem": None if checkpoint.problem is None else str(checkpoint.problem),
+    }
+    cells = (
+        _name(checkpoint.name, checkpoint.problem),
+        cell(str(checkpoint.epoch)),
+        cell(str(checkpoint.step) if checkpoint.step else ""),
+        cell(size_text(checkpoint.size_bytes)),
+        cell("this run" if ours else (checkpoint.run or "unknown")[:8], "" if ours else "yellow"),
+        cell(state, GOOD if state == "arrived" else "yellow"),
+    )
+    metrics = cell(metrics_text(checkpoint.metrics), FAINT) if checkpoint.metrics else None
+    return Entry(plain, Row(cells, _remark(checkpoint.problem) or metrics))
 
 
 def _remote_entry(file: RemoteFile, cached: dict[str, int]) -> Entry:

@@ -18,6 +18,7 @@ _EXAMPLE = """
 linnaeus ls
 linnaeus ls runs/digits/checkpoints
 linnaeus ls --remote --set ENV.INPUT.BUCKET.NAME=my-bucket
+linnaeus ls --remote --run
 """
 
 
@@ -30,9 +31,17 @@ linnaeus ls --remote --set ENV.INPUT.BUCKET.NAME=my-bucket
 )
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 @click.option("--remote", is_flag=True, help="List the bucket ENV.INPUT.BUCKET, enabled or not.")
-def ls(call: Call, *, directory: Path | None, remote: bool) -> None:
-    """List one of the three places."""
+@click.option(
+    "--run", is_flag=True, help="With --remote: list the run's copies in ENV.OUTPUT.BUCKET instead."
+)
+def ls(call: Call, *, directory: Path | None, remote: bool, run: bool) -> None:
+    """List one of the places."""
     from linnaeus.cli import _listings
+
+    if run:
+        place = directory or Path(call.cfg.ENV.OUTPUT.DIRS.CHECKPOINTS)
+        _show(call, _listings.of_copies(call.cfg, place))
+        return
 
     cache_dir = call.cfg.ENV.INPUT.CACHE_DIR
     if remote and directory is not None:

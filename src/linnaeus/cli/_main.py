@@ -26,6 +26,10 @@ _COMMANDS = (
     "load-report",
     "prune",
     "pin",
+    "push",
+    "pull",
+    "lock",
+    "cache",
     "train",
 )
 

@@ -22,11 +22,12 @@ DEFAULT_CONFIG = Path("linnaeus.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a command works with: where to show things, the config, and whether JSON is wanted."""
+    """What a command works with: where to show things, the config, whether JSON is wanted, and --set."""
 
     out: Renderer
     cfg: Config
     as_json: bool
+    overrides: tuple[str, ...] = ()
 
 
 Body = Callable[..., int | None]
@@ -47,7 +48,8 @@ def command(name: str, *, summary: str, example: str, lists: bool = True) -> Cal
         @functools.wraps(body)
         def run(config: Path | None, overrides: tuple[str, ...], as_json: bool = False, **own: Any) -> int:  # noqa: FBT001, FBT002 - click passes it by name
             out = click.get_current_context().find_object(Renderer) or Renderer()
-            return body(Call(out, _load(config, overrides), as_json), **own) or 0
+            call = Call(out, _load(config, overrides), as_json, overrides)
+            return body(call, **own) or 0
 
         options = [*_CONFIG_OPTIONS, *([_JSON] if lists else []), talk_options]
         decorated: Any = run

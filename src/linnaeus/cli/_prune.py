@@ -32,11 +32,15 @@ linnaeus prune runs/digits/checkpoints --set SCHEDULE.CHECKPOINT.KEEP_LAST_N=5
 )
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-def prune(call: Call, *, directory: Path | None, dry_run: bool) -> None:
-    """Prune one directory."""
+@click.option("--remote", is_flag=True, help="Prune the run's copies in ENV.OUTPUT.BUCKET, by its KEEP keys.")
+def prune(call: Call, *, directory: Path | None, dry_run: bool, remote: bool) -> None:
+    """Prune one directory, or its copies."""
     from linnaeus import saving
 
     place = directory or Path(call.cfg.ENV.OUTPUT.DIRS.CHECKPOINTS)
+    if remote:
+        _prune_there(call, place, dry_run=dry_run)
+        return
     rules = saving.Retention.of(call.cfg.SCHEDULE.CHECKPOINT)
     verdicts = saving.prune(place, rules, dry_run=dry_run)
     if call.as_json:
@@ -45,6 +49,23 @@ def prune(call: Call, *, directory: Path | None, dry_run: bool) -> None:
     if verdicts:
         call.out.show(_table(verdicts))
     call.out.line(_total(verdicts, place, dry_run=dry_run))
+
+
+def _prune_there(call: Call, place: Path, *, dry_run: bool) -> None:
+    from linnaeus import saving
+
+    copies = saving.copies_of(call.cfg, place)
+    plan = saving.prune_there(copies, dry_run=dry_run)
+    where = copies.remote.place
+    if call.as_json:
+        plain = [{"name": name, "keep": bool(why), "reasons": list(why)} for name, why in plan.items()]
+        call.out.json({"place": where, "dry_run": dry_run, "checkpoints": plain})
+        return
+    for name, why in plan.items():
+        call.out.line(f"{name}: {', '.join(why) or 'no rule keeps it'}", mark="keep" if why else "remove")
+    done = "would be removed" if dry_run else "removed"
+    gone = [name for name, why in plan.items() if not why]
+    call.out.line(f"{count_text(len(gone), 'file')} {done} of {len(plan)} of this run in {where}")
 
 
 def _plain(verdict: Verdict[RunCheckpoint]) -> dict[str, object]:

@@ -23,6 +23,8 @@ from linnaeus.config._tree import KeyPath, dotted
 from linnaeus.config._unknown import refuse_unknown, without_nulls
 from linnaeus.errors import ConfigError
 
+LOCK_NAME = "linnaeus.lock"
+
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
@@ -92,7 +94,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     document = Document({}, "") if path is None else read_config_file(path)
     config, notes = _built(Config, document, overrides)
     _warn(notes)
-    return config
+    return config if path is None else _with_lock(config, Path(path).with_name(LOCK_NAME))
+
+
+def _with_lock(config: Config, lock: Path) -> Config:
+    """Hold the names of a config to the lock file beside it, if there is one."""
+    if config.ENV.INPUT.LOCK is not None or not lock.is_file():
+        return config
+    place = config.ENV.INPUT.model_copy(update={"LOCK": lock})
+    return config.model_copy(update={"ENV": config.ENV.model_copy(update={"INPUT": place})})
 
 
 def _warn(notes: Iterable[str]) -> None:

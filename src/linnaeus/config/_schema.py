@@ -17,10 +17,12 @@ from linnaeus.config._types import (
     Endpoint,
     Flag,
     Hours,
+    Megabytes,
     Minutes,
     OptionalDirectory,
     OptionalText,
     PathPrefix,
+    Positive,
     PositiveHours,
     RemoteName,
     Seconds,
@@ -104,6 +106,7 @@ class BucketConfig(ClosedSection):
     CONNECT_TIMEOUT_SECONDS: Seconds = 10.0
     IDLE_TIMEOUT_SECONDS: Seconds = 60.0
     TOTAL_TIMEOUT_SECONDS: Seconds | None = None
+    STREAMS: Positive = 4
 
     @field_validator("NAME")
     @classmethod
@@ -114,9 +117,14 @@ class BucketConfig(ClosedSection):
 
 
 class OutputBucketConfig(BucketConfig):
-    """The bucket that a run's checkpoints are copied to."""
+    """The bucket that a run's checkpoints are copied to, and which of them stay there."""
 
     PATH_PREFIX: PathPrefix = f"runs/{DEFAULT_RUN_NAME}/"
+    KEEP_LAST_N: Count = 3
+    KEEP_TOP_N: Count = 1
+    KEEP_EVERY_N_EPOCHS: Count = 0
+    MAX_MEGABYTES_PER_SECOND: Megabytes = 0.0
+    CLOSE_TIMEOUT_SECONDS: Seconds = 600.0
 
 
 class InputConfig(ClosedSection):
@@ -124,6 +132,8 @@ class InputConfig(ClosedSection):
 
     CACHE_DIR: Directory = Field(default_factory=default_cache_dir)
     BUCKET: BucketConfig = BucketConfig()
+    OFFLINE: Flag = False
+    LOCK: OptionalDirectory = None
 
 
 class DirsConfig(ClosedSection):

@@ -133,10 +133,12 @@ def _signal_name(name: str) -> str:
 
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
 Minutes = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Hours = Minutes
 PositiveHours = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 SignalNames = Annotated[tuple[Annotated[str, AfterValidator(_signal_name)], ...], BeforeValidator(_as_tuple)]
+Megabytes = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]

@@ -8,16 +8,18 @@ from linnaeus.files._commit import (
     commit,
     fsync_directory,
     fsync_file,
+    hold,
     make_directory,
     point_link,
     publish_new,
     remove_file,
     set_aside,
+    take_over,
     write_text,
 )
 from linnaeus.files._lock import Lock
-from linnaeus.files._owner import owner_tag, sweep_abandoned, temporary_name
-from linnaeus.files._recycle import Recycled, recycle
+from linnaeus.files._owner import is_abandoned, owner_tag, sweep_abandoned, temporary_name
+from linnaeus.files._recycle import Recycled, is_in_use, recycle, share_disk
 from linnaeus.files._space import is_out_of_space, require_space
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
     "file_digest",
     "fsync_directory",
     "fsync_file",
+    "hold",
+    "is_abandoned",
+    "is_in_use",
     "is_out_of_space",
     "make_directory",
     "owner_tag",
@@ -36,7 +41,9 @@ __all__ = [
     "remove_file",
     "require_space",
     "set_aside",
+    "share_disk",
     "sweep_abandoned",
+    "take_over",
     "temporary_name",
     "write_text",
 ]

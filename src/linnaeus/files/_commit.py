@@ -123,6 +123,35 @@ def remove_file(path: Path) -> None:
         path.unlink()
 
 
+def take_over(entry: Path, name: Path) -> bool:
+    """Give a file or directory another name; of several processes that try, one does.
+
+    Returns:
+        False when it is gone.
+    """
+    try:
+        os.rename(entry, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def hold(path: Path) -> Path:
+    """Give a file a second, temporary name, under which it stays whole when the first is removed.
+
+    Returns:
+        The temporary name, for the caller to remove; the file's own where the filesystem has no links.
+    """
+    hidden = temporary_name(path)
+    try:
+        os.link(path, hidden)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return path
+    return hidden
+
+
 def set_aside(path: Path, suffix: str) -> Path:
     """Rename a file to a free name with `suffix` appended, and return that name."""
     for number in range(1000):

@@ -15,6 +15,7 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{start}.{owner_tag()}.tmp")
 
 
-def _is_abandoned(entry: Path) -> bool:
+def is_abandoned(entry: Path) -> bool:
+    """Tell whether a temporary file or directory is one whose process is gone."""
     tag = _TAGGED.match(entry.name)
     if tag is None:
         return False
@@ -95,8 +97,8 @@ def _is_abandoned(entry: Path) -> bool:
     return abs(started - int(tag["started"])) > 100
 
 
-def sweep_abandoned(directory: Path) -> list[Path]:
-    """Remove the temporary files and directories in `directory` whose process is gone.
+def sweep_abandoned(directory: Path, *, keep: Callable[[Path], bool] = lambda _: False) -> list[Path]:
+    """Remove the temporary files and directories in `directory` whose process is gone, but for those to keep.
 
     Returns:
         What was removed. Entries that can't be removed are left for the next sweep.
@@ -104,7 +106,7 @@ def sweep_abandoned(directory: Path) -> list[Path]:
     removed = []
     for entry in directory.iterdir() if directory.is_dir() else ():
         with contextlib.suppress(OSError):
-            if not _is_abandoned(entry):
+            if not is_abandoned(entry) or keep(entry):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

@@ -82,3 +82,34 @@ def _lease(descriptor: int) -> bool:
     with contextlib.suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return alone
+
+
+def is_in_use(path: Path) -> bool:
+    """Tell whether some process has a file open or mapped; where that can't be told, it counts as in use."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        return not _lease(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def share_disk(path: Path, other: Path) -> bool:
+    """Let a file take no disk of its own by linking it to another of equal content.
+
+    Returns:
+        False when the filesystem can't, or they share it already.
+    """
+    if path.samefile(other):
+        return False
+    hidden = temporary_name(path)
+    try:
+        os.link(other, hidden)
+    except OSError:
+        return False
+    os.replace(hidden, path)
+    return True

@@ -3,7 +3,19 @@
 The only room that starts processes. What the files are is none of its business.
 """
 
-from linnaeus.remote._open import open_remote
-from linnaeus.remote._protocol import Progress, Remote, RemoteFile, Session, Transfer
+from linnaeus.remote._journal import kept_bytes
+from linnaeus.remote._open import open_in_background, open_remote, open_website
+from linnaeus.remote._protocol import Downloaded, Progress, Remote, RemoteFile, Session, Transfer
 
-__all__ = ["Progress", "Remote", "RemoteFile", "Session", "Transfer", "open_remote"]
+__all__ = [
+    "Downloaded",
+    "Progress",
+    "Remote",
+    "RemoteFile",
+    "Session",
+    "Transfer",
+    "kept_bytes",
+    "open_in_background",
+    "open_remote",
+    "open_website",
+]

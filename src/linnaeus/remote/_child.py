@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import platform
 import selectors
 import signal
 import subprocess
@@ -19,8 +21,15 @@ from typing import IO, Any
 
 # A slow disk; while rclone hashes a file there is no progress to see.
 HASHING_BYTES_PER_SECOND = 50e6
+# Below this rate a transfer never ends in practice; it is given up as one that stands still is.
+TRICKLE_BYTES_PER_SECOND = 1024
 _POLL_SECONDS = 0.25
 _PR_SET_PDEATHSIG = 1
+_NICEST = 19
+# Source: ioprio_set(2). The C library has no function for it.
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_IOPRIO_WHO_PROCESS = 1
+_IOPRIO_CLASS_IDLE = 3 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class _Watch:
     moved: float = field(default_factory=time.monotonic)
     done_bytes: int = -1
     hashing_seconds: float = 0.0
+    window: tuple[float, int] = (0.0, 0)
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         if done_bytes != self.done_bytes:
@@ -59,6 +69,13 @@ class _Watch:
             raise DeadlineError(f"not done within {self.total_seconds:g} s")
         if now - self.moved > self.idle_seconds + self.hashing_seconds:
             raise DeadlineError(f"no progress for {self.idle_seconds:g} s")
+        since, had = self.window
+        if self.hashing_seconds or self.done_bytes <= 0 or not since:
+            self.window = now, self.done_bytes
+        elif now - since > self.idle_seconds:
+            if self.done_bytes - had < TRICKLE_BYTES_PER_SECOND * (now - since):
+                raise DeadlineError(f"less than {TRICKLE_BYTES_PER_SECOND} bytes a second")
+            self.window = now, self.done_bytes
 
 
 def run_child(
@@ -68,6 +85,7 @@ def run_child(
     idle_seconds: float,
     total_seconds: float | None,
     on_stats: Callable[[Mapping[str, Any]], None],
+    in_background: bool = False,
 ) -> Outcome:
     """Run a command and return how it ended.
 
@@ -76,7 +94,8 @@ def run_child(
         environment: The child's whole environment.
         idle_seconds: End the child after this long without a byte of progress.
         total_seconds: End the child after this long altogether; None for no limit.
-        on_stats: Called with each of rclone's statistics.
+        on_stats: Called with each of rclone's statistics; what it raises ends the child.
+        in_background: Whether all other work goes first, at the processor and at the disk.
 
     Raises:
         DeadlineError: The child was ended.
@@ -88,7 +107,7 @@ def run_child(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=end_with_parent(),
+        preexec_fn=before_start(in_background=in_background),
     )
     watch = _Watch(idle_seconds, total_seconds)
     try:
@@ -99,16 +118,26 @@ def run_child(
         child.wait()
 
 
-def end_with_parent() -> Callable[[], None] | None:
-    """Return what makes the kernel end the child when this process dies; Linux only."""
+def before_start(*, in_background: bool = False) -> Callable[[], None] | None:
+    """Return what a child does before it becomes rclone; Linux only.
+
+    The kernel ends it when this process dies; and in the background it gives way to all others. Both must be
+    set before it starts: later they would reach one of its threads alone.
+    """
     if sys.platform != "linux":
         return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec as little as possible happens
+    library = ctypes.CDLL(None)  # looked up here: between fork and exec as little as possible happens
+    prctl, syscall = library.prctl, library.syscall
+    number = _IOPRIO_SET.get(platform.machine()) if in_background else None
 
-    def end_with_parent() -> None:
+    def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if in_background:
+            os.nice(_NICEST)
+        if number is not None:
+            syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE)
 
-    return end_with_parent
+    return prepare
 
 
 def _follow(

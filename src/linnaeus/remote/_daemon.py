@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO
 
 from linnaeus.files import sweep_abandoned, temporary_name
-from linnaeus.remote._child import end_with_parent, parse_log_line
+from linnaeus.remote._child import before_start, parse_log_line
 
 # Long enough to hold what belongs to one failure, whatever other streams say meanwhile.
 _NUM_MESSAGES = 200
@@ -57,11 +57,20 @@ class Daemon:
         program: The rclone to run.
         options: Its options, free of secrets.
         environment: Its whole environment.
+        in_background: Whether all other work goes first.
     """
 
-    def __init__(self, program: str, options: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        program: str,
+        options: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        in_background: bool = False,
+    ) -> None:
         self._arguments = [program, "rcd", "--rc-serve", "--rc-no-auth", "--use-json-log", "-vv", *options]
         self._environment = dict(environment)
+        self._in_background = in_background
         self._messages: deque[tuple[str, str]] = deque(maxlen=_NUM_MESSAGES)
 
     def __enter__(self) -> Daemon:
@@ -87,7 +96,7 @@ class Daemon:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=end_with_parent(),
+            preexec_fn=before_start(in_background=self._in_background),
         )
         ended = threading.Event()
         self._listener = threading.Thread(target=self._listen, args=(self._child.stderr, ended), daemon=True)
@@ -109,6 +118,11 @@ class Daemon:
             self._messages.append((str(line.get("object", "")), str(line.get("msg", "")).strip()))
         log.close()
         ended.set()
+
+    def kill(self) -> None:
+        """End it at once; every request under way fails."""
+        if self._child is not None:
+            self._child.kill()
 
     def _stop(self) -> None:
         if self._child is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from linnaeus.config import BucketConfig, secrets_in_environment
+from linnaeus.config import BucketConfig, OutputBucketConfig, secrets_in_environment
 from linnaeus.errors import ConfigError, RemoteAuthError
 from linnaeus.remote._program import current_environment
 from linnaeus.remote._protocol import Remote
@@ -18,7 +19,19 @@ KEY_ID_VARIABLE = "B2_APPLICATION_KEY_ID"
 KEY_VARIABLE = "B2_APPLICATION_KEY"
 
 _B2_REMOTE = "linnaeus"
+_WEB_REMOTE = "linnaeusweb"
 _REMOTE_NAME = re.compile(r"^[\w.+@][\w.+@ -]*:?$")
+
+
+def open_in_background(bucket: OutputBucketConfig) -> Remote:
+    """Return the bucket that a run is copied to: slowly enough, and after all other work.
+
+    Raises:
+        RemoteAuthError: As `open_remote`.
+        ConfigError: As `open_remote`.
+    """
+    limit = bucket.MAX_MEGABYTES_PER_SECOND
+    return replace(_open(bucket), in_background=True, megabytes_per_second=limit)
 
 
 def open_remote(bucket: BucketConfig) -> Remote:
@@ -28,6 +41,10 @@ def open_remote(bucket: BucketConfig) -> Remote:
         RemoteAuthError: It is on Backblaze B2 and the environment has no credentials for it.
         ConfigError: `REMOTE` is neither a remote's name nor ":local:".
     """
+    return _open(bucket)
+
+
+def _open(bucket: BucketConfig) -> RcloneRemote:
     path = f"{bucket.NAME}/{bucket.PATH_PREFIX}"
     under = f" under {bucket.PATH_PREFIX}" if bucket.PATH_PREFIX else ""
     if bucket.REMOTE == LOCAL:
@@ -49,7 +66,22 @@ def open_remote(bucket: BucketConfig) -> Remote:
             uses_config_file=True,
         )
     place = f"bucket {bucket.NAME}{under}"
-    return _remote(bucket, place, f"{_B2_REMOTE}:{bucket.NAME}", settings=_b2_settings(bucket, place))
+    settings = _b2_settings(bucket, place)
+    opened = _remote(bucket, place, f"{_B2_REMOTE}:{bucket.NAME}", settings=settings)
+    return replace(opened, keeps_versions=True)
+
+
+def open_website(folder: str, bucket: BucketConfig) -> Remote:
+    """Return a folder of a web server, to fetch from; nothing is contacted yet.
+
+    Args:
+        folder: Its URL, without credentials, ending in a slash.
+        bucket: How patiently to transfer.
+    """
+    prefix = f"RCLONE_CONFIG_{_WEB_REMOTE.upper()}_"
+    settings = {f"{prefix}TYPE": "http", f"{prefix}URL": folder}
+    patience = bucket.model_copy(update={"PATH_PREFIX": ""})
+    return _remote(patience, folder, f"{_WEB_REMOTE}:", settings=settings)
 
 
 def _remote(
@@ -66,6 +98,7 @@ def _remote(
         place=place,
         bucket_root=bucket_root,
         prefix=bucket.PATH_PREFIX,
+        num_streams=bucket.STREAMS,
         deadlines=Deadlines(
             connect=bucket.CONNECT_TIMEOUT_SECONDS,
             idle=bucket.IDLE_TIMEOUT_SECONDS,
@@ -90,7 +123,7 @@ def _b2_settings(bucket: BucketConfig, place: str) -> dict[str, str]:
             attempts=0,
             tail=f"{' and '.join(missing)} not set",
             advice="Export the two parts of an application key of that bucket,"
-            " or name a remote of your rclone.conf in ENV.INPUT.BUCKET.REMOTE.",
+            " or name a remote of your rclone.conf in the bucket's REMOTE.",
         )
     prefix = f"RCLONE_CONFIG_{_B2_REMOTE.upper()}_"
     settings = {f"{prefix}TYPE": "b2", f"{prefix}ACCOUNT": key_id, f"{prefix}KEY": key}

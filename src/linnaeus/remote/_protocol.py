@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,16 @@ class Transfer:
 
 
 Progress = Callable[[Transfer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A file that was brought here: where it lies, its digests, and how much of it was here before."""
+
+    path: Path
+    known: RemoteFile
+    digests: Mapping[str, str]
+    resumed_bytes: int
 
 
 class Session(Protocol):
@@ -72,6 +82,21 @@ class Session(Protocol):
         Raises:
             RemoteNotFoundError: There is no such file.
         """
+
+    def versions(self, name: str) -> list[RemoteFile]:
+        """Return the hidden older versions of a file, each under a name that `read` and `delete` take.
+
+        Of a bucket that keeps none, or shows none, there are none.
+        """
+
+    def delete(self, name: str) -> None:
+        """Delete one file, or one version, for good; one that is already gone is fine."""
+
+    def drop_unfinished(self) -> None:
+        """Drop the uploads to this place that were begun and not ended, where the bucket keeps such."""
+
+    def stop(self) -> None:
+        """End it at once, from any thread: whatever is under way fails."""
 
 
 class Remote(Protocol):
@@ -113,8 +138,13 @@ class Remote(Protocol):
             SaveError: The destination can't be written.
         """
 
+    def digest_of(self, path: Path, algorithm: str) -> str:
+        """Return the hex digest of a local file, computed as calmly as files are transferred."""
+
     def send(self, source: Path, name: str, *, progress: Progress | None = None) -> None:
         """Copy one local file to `name`, replacing what is there.
+
+        What `progress` raises ends it.
 
         Raises:
             RemoteNotFoundError: There is no such bucket; none is made.
@@ -122,3 +152,20 @@ class Remote(Protocol):
 
     def session(self) -> AbstractContextManager[Session]:
         """Open this place for ranges and for many small acts, signed in once."""
+
+    def download(
+        self, name: str, directory: Path, *, algorithms: Sequence[str] = (), progress: Progress | None = None
+    ) -> Downloaded:
+        """Bring one large file into `directory` over several streams, going on with what is there of it.
+
+        Args:
+            name: The file's name here.
+            directory: For this file alone; keep it when this fails, and give it again.
+            algorithms: Digests to compute beside those that the bucket keeps, which are compared.
+            progress: Called twice a second.
+
+        Raises:
+            RemoteNotFoundError: There is no such file.
+            CorruptCheckpointError: What arrived differs from what the bucket says it holds, twice.
+            OSError: The local disk did not take it.
+        """

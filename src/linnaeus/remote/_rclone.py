@@ -19,13 +19,16 @@ from linnaeus.errors import (
     LinnaeusError,
     RcloneMissingError,
     RemoteError,
+    RemoteNotFoundError,
     RemoteTimeoutError,
 )
 from linnaeus.remote._child import HASHING_BYTES_PER_SECOND, DeadlineError, run_child
 from linnaeus.remote._daemon import Daemon, DaemonError
+from linnaeus.remote._download import Download
 from linnaeus.remote._failures import Failures
+from linnaeus.remote._journal import forget
 from linnaeus.remote._program import child_environment, current_environment, find_program
-from linnaeus.remote._protocol import Progress, RemoteFile, Transfer
+from linnaeus.remote._protocol import Downloaded, Progress, RemoteFile, Session, Transfer
 from linnaeus.remote._retry import Retry
 from linnaeus.remote._session import LISTING, RcloneSession, remote_file
 
@@ -37,6 +40,7 @@ _DIGESTS_OF_DIRECTORIES = ("sha1",)
 LOCAL_ROOT = ":local,copy_links:"
 # What a session calls the bucket: its own name may hold characters that a URL gives another meaning.
 _ALIAS = "linnaeusplace"
+_VERSIONED_ALIAS = "linnaeusversions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class RcloneRemote:
         settings: Environment for rclone: the remote's type and credentials.
         secrets: Texts that must appear in no message.
         uses_config_file: Whether `bucket_root` names a remote of the user's rclone.conf.
+        num_streams: How many spans of a large file are fetched at the same time.
+        keeps_versions: Whether the bucket is one of Backblaze B2 by the settings, and keeps what is replaced.
+        in_background: Whether all other work on this machine goes first.
+        megabytes_per_second: How fast to transfer; 0 for no limit.
     """
 
     place: str
@@ -69,11 +77,15 @@ class RcloneRemote:
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Sequence[str] = field(default=(), repr=False)
     uses_config_file: bool = False
+    num_streams: int = 4
+    keeps_versions: bool = False
+    in_background: bool = False
+    megabytes_per_second: float = 0.0
 
     @property
     def root(self) -> str:
         """What rclone calls this place."""
-        return f"{self.bucket_root}/{self.prefix}"
+        return f"{self.bucket_root}/{self.prefix}" if self.prefix else self.bucket_root
 
     @property
     def _failures(self) -> Failures:
@@ -100,6 +112,59 @@ class RcloneRemote:
         """Copy one file here; see `Remote.fetch`."""
         there, here = (self.root, name), (f"{LOCAL_ROOT}{destination.parent}", destination.name)
         self._copy(f"download of {name}", there, here, progress, path=str(destination))
+
+    def download(
+        self, name: str, directory: Path, *, algorithms: Sequence[str] = (), progress: Progress | None = None
+    ) -> Downloaded:
+        """Bring one large file here; see `Remote.download`."""
+        with self.session() as session:
+            known = session.stat(name)
+            if known is None:
+                missing = "there is no such file"
+                raise self._failures.error(RemoteNotFoundError, f"download of {name}", 1, missing)
+            # Damage on the way is told from damage in the bucket by bringing it again.
+            arrived = self._bring(session, known, directory, algorithms, progress)
+            if _wrong(arrived):
+                forget(directory)
+                arrived = self._bring(session, known, directory, algorithms, progress)
+        if _wrong(arrived):
+            forget(directory)
+            raise CorruptCheckpointError(
+                path=f"{name} as it arrived from {self.place}", problem=_wrong(arrived)
+            )
+        return arrived
+
+    def _bring(
+        self,
+        session: Session,
+        known: RemoteFile,
+        directory: Path,
+        algorithms: Sequence[str],
+        progress: Progress | None,
+    ) -> Downloaded:
+        download = Download(
+            session,
+            known,
+            directory,
+            num_streams=self.num_streams,
+            retry=self.retry,
+            total_seconds=self.deadlines.total,
+            progress=progress,
+        )
+        digests = download.run(list(dict.fromkeys([*known.digests, *algorithms])))
+        return Downloaded(download.path, known, digests, download.resumed_bytes)
+
+    def digest_of(self, path: Path, algorithm: str) -> str:
+        """Return the hex digest of a local file; see `Remote.digest_of`."""
+        options = dict(LISTING) | {"showHash": True, "hashTypes": [algorithm]}
+        parameters = {"fs": f"{LOCAL_ROOT}{path.parent}", "remote": path.name, "opt": options}
+        size_bytes = path.stat().st_size
+        operation = f"{algorithm} of {path.name}"
+        item = self._call(operation, "operations/stat", parameters, hashed_bytes=size_bytes)["item"]
+        found = {} if item is None else remote_file(item).digests
+        if algorithm not in found:
+            raise self._failures.error(RemoteNotFoundError, operation, 1, f"{path} is gone")
+        return found[algorithm]
 
     def send(self, source: Path, name: str, *, progress: Progress | None = None) -> None:
         """Copy one file there; see `Remote.send`."""
@@ -128,7 +193,9 @@ class RcloneRemote:
         child = child_environment(environment, {**self.settings, **self._alias()})
         with contextlib.ExitStack() as stack:
             try:
-                daemon = stack.enter_context(Daemon(program, self._options(), child))
+                daemon = stack.enter_context(
+                    Daemon(program, self._options(), child, in_background=self.in_background)
+                )
             except DaemonError as error:
                 raise self._failures.meaning(1, [str(error)], "starting rclone", 1) from error
             except OSError as error:
@@ -137,6 +204,7 @@ class RcloneRemote:
             yield RcloneSession(
                 daemon=daemon,
                 root=f"{_ALIAS}:",
+                versioned_root=f"{_VERSIONED_ALIAS}:" if self.keeps_versions else "",
                 prefix=self.prefix,
                 retry=self.retry,
                 idle_seconds=self.deadlines.idle,
@@ -146,7 +214,13 @@ class RcloneRemote:
 
     def _alias(self) -> dict[str, str]:
         prefix = f"RCLONE_CONFIG_{_ALIAS.upper()}_"
-        return {f"{prefix}TYPE": "alias", f"{prefix}REMOTE": self.bucket_root}
+        alias = {f"{prefix}TYPE": "alias", f"{prefix}REMOTE": self.bucket_root}
+        if not self.keeps_versions:
+            return alias
+        prefix = f"RCLONE_CONFIG_{_VERSIONED_ALIAS.upper()}_"
+        remote, colon, bucket = self.bucket_root.partition(":")
+        versioned = f"{remote},versions=true,hard_delete=true{colon}{bucket}"
+        return alias | {f"{prefix}TYPE": "alias", f"{prefix}REMOTE": versioned}
 
     def _copy(
         self,
@@ -198,6 +272,7 @@ class RcloneRemote:
                     idle_seconds=2 * self.deadlines.idle + hashed_bytes / HASHING_BYTES_PER_SECOND,
                     total_seconds=left,
                     on_stats=observe,
+                    in_background=self.in_background,
                 )
             except DeadlineError as error:
                 raise self._failures.error(RemoteTimeoutError, operation, number, str(error)) from error
@@ -230,6 +305,8 @@ class RcloneRemote:
         options = [f"--contimeout={deadlines.connect:g}s", f"--timeout={deadlines.idle:g}s"]
         # Trying again is this room's business; rclone's own tries multiply and wait unseen.
         options += ["--ask-password=false", "--low-level-retries=1"]
+        if self.megabytes_per_second:
+            options.append(f"--bwlimit={self.megabytes_per_second * 1e6:.0f}B")
         return options if self.uses_config_file else [*options, "--config="]
 
 
@@ -241,3 +318,12 @@ def _observer(name: str, progress: Progress | None) -> Any:
         progress(Transfer(name, done, total, float(stats.get("speed", 0.0))))
 
     return observe
+
+
+def _wrong(arrived: Downloaded) -> str:
+    """Return what differs from what the bucket says it holds; empty when nothing does."""
+    for algorithm, digest in arrived.known.digests.items():
+        if arrived.digests[algorithm] != digest:
+            found = arrived.digests[algorithm]
+            return f"corrupted on transfer: its {algorithm} is {found}, that of the bucket {digest}"
+    return ""

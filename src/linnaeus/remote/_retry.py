@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from linnaeus.errors import LinnaeusError
+from linnaeus.errors import LinnaeusError, RemoteError, RemoteTimeoutError
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ class Retry:
     Attributes:
         attempts: Tries altogether, at least one.
         sleep: Waits for a number of seconds.
-        jitter: Returns a number between 0 and 1.
+        jitter: Returns a number between 0 and 1; not from the stream of `random`, which belongs to the run.
     """
 
     attempts: int
     sleep: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = field(default=random.random)
+    jitter: Callable[[], float] = field(default=random.SystemRandom().random)
 
     def run(self, act: Callable[[int], T], worth_retrying: Callable[[LinnaeusError], bool]) -> T:
         """Call `act(attempt)` (counted from 1) until it returns, and return its value.
@@ -53,3 +53,8 @@ class Retry:
                 _log.info("try %d of %d failed, next in %.1f s: %s", attempt, self.attempts, wait, error)
             self.sleep(wait)
             attempt += 1
+
+
+def worth_retrying(error: LinnaeusError) -> bool:
+    """Tell whether an act that failed so may succeed the next time: not what is refused or missing."""
+    return type(error) in (RemoteError, RemoteTimeoutError)

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from linnaeus.errors import LinnaeusError, RemoteError, RemoteTimeoutError
+from linnaeus.errors import LinnaeusError, RemoteError, RemoteNotFoundError, RemoteTimeoutError
+from linnaeus.remote._child import TRICKLE_BYTES_PER_SECOND
 from linnaeus.remote._daemon import Daemon
 from linnaeus.remote._failures import Failures
 from linnaeus.remote._protocol import RemoteFile
-from linnaeus.remote._retry import Retry
+from linnaeus.remote._retry import Retry, worth_retrying
 
 LISTING = {"filesOnly": True, "noMimeType": True}
 _PIECE_BYTES = 1 << 20
 _NO_CODE = "(401 unknown)"
+# A token lasts for a day.
+_RENEWED_SECONDS = 60.0
+_WAITING_SECONDS = 20.0
+# How rclone marks a version in a name.
+_VERSION = r"-v\d{4}-\d{2}-\d{2}-\d{6}-\d{3}"
 _NOT_OPENED = "Get request open error: "
-# Below this rate a transfer never ends in practice; it is given up as one that stands still is.
-TRICKLE_BYTES_PER_SECOND = 1024
+_IS_VERSION = re.compile(_VERSION + r"\.\w+$")
 
 Take = Callable[[memoryview, int], None]
 
@@ -39,6 +46,8 @@ class RcloneSession:
         idle_seconds: How long nothing may come.
         digests: Which digests to ask for.
         failures: Makes errors of what rclone says.
+        versioned_root: rclone's name for the bucket with all its versions; "" where it keeps none.
+        renewal: When the sign-in was last renewed.
     """
 
     daemon: Daemon
@@ -48,11 +57,18 @@ class RcloneSession:
     idle_seconds: float
     digests: Sequence[str]
     failures: Failures
+    versioned_root: str = ""
+    renewal: Renewal = field(default_factory=lambda: Renewal())
 
     @property
     def place(self) -> str:
         """What to call this place in messages."""
         return self.failures.place
+
+    @property
+    def _patience(self) -> float:
+        # rclone itself gives up what stands still; and it waits unheard where a bucket asks for patience.
+        return 2 * self.idle_seconds + _WAITING_SECONDS
 
     def files(self) -> list[RemoteFile]:
         """Return all files directly in this place, by name; see `Remote.files`."""
@@ -79,23 +95,60 @@ class RcloneSession:
 
     def stream(self, name: str, start: int, stop: int, take: Take, *, attempts: int = 1) -> None:
         """Hand the bytes of a range to `take(piece, offset)` as they come, once; see `Session.stream`."""
-        operation = f"download of {name}"
+        operation, since = f"download of {name}", time.monotonic()
         headers = {"Range": f"bytes={start}-{stop - 1}"}
-        target = f"/[{quote(self.root)}]/{quote(self.prefix + name)}"
+        root = self.versioned_root if self.versioned_root and _IS_VERSION.search(name) else self.root
+        target = f"/[{quote(root)}]/{quote(self.prefix + name)}"
         try:
-            connection, answer = self.daemon.open(
-                "GET", target, headers=headers, timeout=2 * self.idle_seconds
-            )
+            connection, answer = self.daemon.open("GET", target, headers=headers, timeout=self._patience)
         except (OSError, http.client.HTTPException) as error:
             raise self._silent(operation, attempts, error) from error
         with closing(connection):
             if answer.status not in (200, 206):
-                raise self._failed(operation, attempts, self._refusal(name, answer))
+                raise self._failed(operation, attempts, self._refusal(name, answer), since)
+            connection.sock.settimeout(2 * self.idle_seconds)  # from here on it does not wait unheard
             first = start if answer.status == 206 else 0
-            self._pass_on(name, answer, first, stop, take, attempts)
+            self._pass_on(name, answer, first, stop, take, attempts, since)
+
+    def versions(self, name: str) -> list[RemoteFile]:
+        """Return the hidden older versions of a file; see `Session.versions`."""
+        if not self.versioned_root:
+            return []
+        parameters = {"fs": self.versioned_root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
+        stem, dot, suffix = name.rpartition(".")
+        pattern = re.compile(re.escape(stem) + _VERSION + re.escape(dot + suffix))
+        answer = self._call("listing of versions", "operations/list", parameters)
+        return [remote_file(entry) for entry in answer["list"] or () if pattern.fullmatch(entry["Name"])]
+
+    def delete(self, name: str) -> None:
+        """Delete one file or version for good; see `Session.delete`."""
+        parameters = {"fs": self.versioned_root or self.root, "remote": self.prefix + name}
+        try:
+            self._call(f"deleting {name}", "operations/deletefile", parameters)
+        except RemoteNotFoundError:
+            return
+
+    def drop_unfinished(self) -> None:
+        """Drop the uploads that were not ended; see `Session.drop_unfinished`."""
+        if self.versioned_root:
+            place = f"{self.root}{self.prefix}"
+            options = {"max-age": "0s"}
+            parameters = {"command": "cleanup", "fs": place, "opt": options}
+            self._call("dropping unfinished uploads", "backend/command", parameters)
+
+    def stop(self) -> None:
+        """End it now; see `Session.stop`."""
+        self.daemon.kill()
 
     def _pass_on(
-        self, name: str, answer: http.client.HTTPResponse, at: int, stop: int, take: Take, attempts: int
+        self,
+        name: str,
+        answer: http.client.HTTPResponse,
+        at: int,
+        stop: int,
+        take: Take,
+        attempts: int,
+        since: float,
     ) -> None:
         operation = f"download of {name}"
         buffer = memoryview(bytearray(_PIECE_BYTES))
@@ -107,7 +160,7 @@ class RcloneSession:
             except (OSError, http.client.HTTPException) as error:
                 raise self._silent(operation, attempts, error) from error
             if not count:
-                raise self._failed(operation, attempts, self._said(name) or "the connection was cut")
+                raise self._failed(operation, attempts, self._said(name) or "the connection was cut", since)
             take(buffer[:count], at)
             at += count
             if pace.is_trickle(count):
@@ -128,32 +181,27 @@ class RcloneSession:
 
     def _call(self, operation: str, command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         def attempt(number: int) -> dict[str, Any]:
+            since = time.monotonic()
             try:
                 connection, answer = self.daemon.open(
-                    "POST", f"/{command}", body=parameters, headers={}, timeout=2 * self.idle_seconds
+                    "POST", f"/{command}", body=parameters, headers={}, timeout=self._patience
                 )
                 with closing(connection):
                     found: dict[str, Any] = json.loads(answer.read())
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise self._silent(operation, number, error) from error
             if answer.status != http.client.OK:
-                raise self._failed(operation, number, str(found.get("error", "")))
+                raise self._failed(operation, number, str(found.get("error", "")), since)
             return found
 
         return self.retry.run(attempt, worth_retrying)
 
-    def _failed(self, operation: str, attempts: int, said: str) -> LinnaeusError:
-        if _NO_CODE in said and attempts == 1:
-            self._renew()
+    def _failed(self, operation: str, attempts: int, said: str, since: float) -> LinnaeusError:
+        if _NO_CODE in said and self.renewal.may_help(since, self._list):
             return self.failures.error(RemoteError, operation, attempts, said)
         return self.failures.meaning(1, [said], operation, attempts)
 
-    def _renew(self) -> None:
-        """Make rclone sign in anew if its token has expired.
-
-        The answer to a HEAD has no body that says why it is refused; that to a listing has, and rclone heeds
-        it. What is no matter of the token is refused again.
-        """
+    def _list(self) -> None:
         self._call("listing", "operations/list", {"fs": self.root, "remote": self.prefix, "opt": LISTING})
 
     def _silent(self, operation: str, attempts: int, error: Exception) -> RemoteError:
@@ -194,6 +242,25 @@ def remote_file(entry: Mapping[str, Any]) -> RemoteFile:
     )
 
 
-def worth_retrying(error: LinnaeusError) -> bool:
-    """Tell whether an act that failed so may succeed the next time."""
-    return type(error) in (RemoteError, RemoteTimeoutError)
+class Renewal:
+    """Signing in anew, once for all threads, when the bucket refuses without saying why.
+
+    The answer to a HEAD has no body that tells an expired token from a missing permission. That to a listing
+    has, and rclone heeds it: so one listing renews an expired token. What is refused again is refused.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._at: float | None = None
+
+    def may_help(self, since: float, renew: Callable[[], None]) -> bool:
+        """Renew the sign-in unless that was just done; tell whether to try again what began at `since`."""
+        with self._lock:
+            if self._at is not None and since < self._at:
+                return True
+            if self._at is not None and self._clock() - self._at < _RENEWED_SECONDS:
+                return False
+            self._at = self._clock()  # before, since the listing itself may be refused in this way
+        renew()
+        return True

@@ -2,11 +2,67 @@
 
 The order is the documented one: an absolute path is used if it exists; a file name is looked up in the
 cache, then fetched from the bucket if that is enabled; otherwise there is an error that names every place
-looked at.
+looked at. A name may be held to one content, by `@sha256:…` or by a lock file.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from linnaeus.resolving._identifier import check_name, is_absolute
 from linnaeus.resolving._look import describe, describe_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
-__all__ = ["check_name", "describe", "describe_there", "is_absolute", "resolve", "resolve_in"]
+if TYPE_CHECKING:
+    from linnaeus.resolving._cache import (
+        Cached,
+        Eviction,
+        cached_files,
+        drop_unfinished,
+        evict,
+        plan_eviction,
+        verify_cache,
+    )
+    from linnaeus.resolving._fetch import fetch_from
+    from linnaeus.resolving._locking import lock, names_in
+    from linnaeus.resolving._pins import read_lock
+
+__all__ = [
+    "Cached",
+    "Eviction",
+    "cached_files",
+    "check_name",
+    "describe",
+    "describe_there",
+    "drop_unfinished",
+    "evict",
+    "fetch_from",
+    "is_absolute",
+    "lock",
+    "names_in",
+    "plan_eviction",
+    "read_lock",
+    "resolve",
+    "resolve_in",
+    "verify_cache",
+]
+
+# A cache hit, which is what mostly happens, loads none of these.
+_LATER = {
+    "Cached": "_cache",
+    "Eviction": "_cache",
+    "cached_files": "_cache",
+    "drop_unfinished": "_cache",
+    "evict": "_cache",
+    "plan_eviction": "_cache",
+    "verify_cache": "_cache",
+    "fetch_from": "_fetch",
+    "lock": "_locking",
+    "names_in": "_locking",
+    "read_lock": "_pins",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -17,6 +17,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,23 +27,27 @@ from linnaeus.errors import (
     CheckpointNotFoundError,
     InsufficientSpaceError,
     LinnaeusError,
+    RemoteError,
     RemoteNotFoundError,
     SaveError,
     error_named,
 )
 from linnaeus.files import (
     Lock,
+    file_digest,
     is_out_of_space,
     make_directory,
     publish_new,
     remove_file,
     require_space,
-    sweep_abandoned,
     temporary_name,
     write_text,
 )
-from linnaeus.remote import open_remote
+from linnaeus.remote import kept_bytes, open_remote
+from linnaeus.resolving._pins import mismatch
 from linnaeus.resolving._places import describe_cache, nearest
+from linnaeus.resolving._records import WORK_DIRECTORY, note
+from linnaeus.resolving._unfinished import own_directory, release, sweep
 
 if TYPE_CHECKING:
     from linnaeus.config import BucketConfig
@@ -51,20 +56,40 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _UPLOAD_ADVICE = "Upload a good copy: linnaeus upload --force FILE"
-# Where fetching works, hidden inside the cache, so that publishing stays within one filesystem.
-WORK_DIRECTORY = ".linnaeus"
+# From here on several streams pay, and so does going on where a cut left it.
+LARGE_BYTES = 16 << 20
 
 
-def fetch(name: str, cache_dir: Path, bucket: BucketConfig, *, progress: Progress | None) -> Path:
+def fetch(
+    name: str,
+    cache_dir: Path,
+    bucket: BucketConfig,
+    *,
+    progress: Progress | None,
+    expected: str | None = None,
+) -> Path:
     """Fetch `name` from the bucket into the cache, unless another process does so meanwhile.
+
+    Args:
+        name: The file's name there and here.
+        cache_dir: The cache.
+        bucket: Where it comes from.
+        progress: Called now and then.
+        expected: The SHA-256 that it must have; other content is not put into the cache.
 
     Raises:
         LinnaeusError: As for `resolve`; who waits for another process's fetch gets that one's error.
     """
-    remote = open_remote(bucket)
+    return fetch_from(open_remote(bucket), name, cache_dir / name, progress=progress, expected=expected)
+
+
+def fetch_from(
+    remote: Remote, name: str, final: Path, *, progress: Progress | None, expected: str | None
+) -> Path:
+    """Fetch `name` from a remote to the cached file `final`; as `fetch`."""
+    cache_dir = final.parent
     work = _prepare(cache_dir)
-    final = cache_dir / name
-    key = hashlib.sha256(name.encode()).hexdigest()[:16]  # names may be as long as file names can be
+    key = hashlib.sha256(final.name.encode()).hexdigest()[:16]  # names may be as long as file names can be
     failure = work / f"{key}.failure"
     with _writing(cache_dir):
         known = _told(failure)
@@ -76,7 +101,7 @@ def fetch(name: str, cache_dir: Path, bucket: BucketConfig, *, progress: Progres
             if waited and told and told != known:
                 raise _as_error(told)
             try:
-                _fetch_into(final, work, remote, progress)
+                _Fetch(name, final, work, key, remote, expected, progress).run()
             except LinnaeusError as error:
                 _tell(failure, error)
                 raise
@@ -88,7 +113,7 @@ def _prepare(cache_dir: Path) -> Path:
     work = cache_dir / WORK_DIRECTORY
     with _writing(cache_dir):
         _make_work_directory(work)
-        for entry in sweep_abandoned(work):
+        for entry in sweep(work):
             _log.info("swept %s, left by a process that ended", entry)
     return work
 
@@ -120,49 +145,90 @@ def _writing(cache_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _fetch_into(final: Path, work: Path, remote: Remote, progress: Progress | None) -> None:
-    started = time.monotonic()
-    known = remote.stat(final.name)
-    if known is None:
-        raise _not_found(final, remote)
-    require_space(final, known.size_bytes)
-    private = temporary_name(work / final.name)
-    private.mkdir()
-    try:
-        arrived = private / final.name
-        remote.fetch(final.name, arrived, progress=progress)
-        _verify(arrived, remote.place)
-        publish_new(arrived, final)
-    finally:
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """One file on its way from a remote to its place in the cache."""
+
+    name: str
+    final: Path
+    work: Path
+    key: str
+    remote: Remote
+    expected: str | None
+    progress: Progress | None
+
+    def run(self) -> None:
+        """Bring it, check it, publish it; one line in the log."""
+        started = time.monotonic()
+        known = self.remote.stat(self.name)
+        if known is None:
+            raise _not_found(self.name, self.final, self.remote)
+        had = (self._small if known.size_bytes < LARGE_BYTES else self._large)(known.size_bytes)
+        _log.info(
+            "fetched %s from %s: %d bytes in %.1f s, %d of them in an earlier try",
+            self.name,
+            self.remote.place,
+            known.size_bytes,
+            time.monotonic() - started,
+            had,
+        )
+
+    def _small(self, size_bytes: int) -> int:
+        require_space(self.final, size_bytes)
+        private = temporary_name(self.work / self.final.name)
+        private.mkdir()
+        try:
+            arrived = private / self.final.name
+            self.remote.fetch(self.name, arrived, progress=self.progress)
+            self._publish(arrived, file_digest(arrived, "sha256") if self.expected else None)
+        finally:
+            shutil.rmtree(private, ignore_errors=True)
+        return 0
+
+    def _large(self, size_bytes: int) -> int:
+        """Fetch over several streams, going on where an earlier try was cut; return what that had brought."""
+        private = own_directory(self.work, self.key)
+        try:
+            require_space(self.final, size_bytes - kept_bytes(private))
+            algorithms = ["sha256"] if self.expected else []
+            arrived = self.remote.download(self.name, private, algorithms=algorithms, progress=self.progress)
+            self._publish(arrived.path, arrived.digests.get("sha256"))
+        except (RemoteError, KeyboardInterrupt):
+            release(private, self.work, self.key)
+            raise
+        except BaseException:
+            shutil.rmtree(private, ignore_errors=True)
+            raise
         shutil.rmtree(private, ignore_errors=True)
-    seconds = time.monotonic() - started
-    _log.info("fetched %s from %s: %d bytes in %.1f s", final.name, remote.place, known.size_bytes, seconds)
+        return arrived.resumed_bytes
+
+    def _publish(self, arrived: Path, sha256: str | None) -> None:
+        """Check what arrived, since a bucket without digests passes a damaged body, and publish it.
+
+        And anybody may upload anything.
+        """
+        what = f"{self.name} as it arrived from {self.remote.place}"
+        if self.expected is not None and sha256 != self.expected:
+            raise mismatch(what, self.expected, str(sha256))
+        try:
+            pth.require_valid(arrived)
+        except CheckpointInvalidError as error:
+            advice = f"It was not put into the cache. {error.advice or _UPLOAD_ADVICE}"
+            raise type(error)(**(error.fields() | {"path": what, "advice": advice})) from error
+        publish_new(arrived, self.final)
+        if sha256 is not None:
+            note(self.final, sha256, self.remote.place)
 
 
-def _verify(arrived: Path, place: str) -> None:
-    """Check what arrived, since a bucket without digests passes a damaged body.
-
-    And anybody may upload anything.
-    """
-    try:
-        pth.require_valid(arrived)
-    except CheckpointInvalidError as error:
-        values = error.fields() | {
-            "path": f"{arrived.name} as it arrived from {place}",
-            "advice": f"It was not put into the cache. {error.advice or _UPLOAD_ADVICE}",
-        }
-        raise type(error)(**values) from error
-
-
-def _not_found(final: Path, remote: Remote) -> CheckpointNotFoundError:
+def _not_found(name: str, final: Path, remote: Remote) -> CheckpointNotFoundError:
     try:
         there, finding = [file.name for file in remote.files()], f"not in {remote.place}"
     except RemoteNotFoundError:
         there, finding = [], f"{remote.place} does not exist"
     return CheckpointNotFoundError(
-        identifier=final.name,
+        identifier=name,
         places=[describe_cache(str(final.parent)), finding],
-        nearest=nearest(final.name, there + [entry.name for entry in final.parent.iterdir()]),
+        nearest=nearest(name, there + [entry.name for entry in final.parent.iterdir()]),
         advice="List what there is: linnaeus ls --remote",
     )
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from linnaeus.config import BucketConfig, Config
     from linnaeus.remote import Progress
 
+_DISABLED = "the bucket is disabled (ENV.INPUT.BUCKET.ENABLED is false)"
+_OFFLINE = "nobody else was asked (ENV.INPUT.OFFLINE is true)"
+
 
 def resolve(identifier: str | os.PathLike[str], cfg: Config, *, progress: Progress | None = None) -> Path:
     """Return the local file that an identifier names, fetching it from the bucket if need be.
@@ -34,14 +37,64 @@ def resolve(identifier: str | os.PathLike[str], cfg: Config, *, progress: Progre
     """
     place = cfg.ENV.INPUT
     return Path(
-        resolve_in(os.fspath(identifier), os.fspath(place.CACHE_DIR), place.BUCKET, progress=progress)
+        resolve_in(
+            os.fspath(identifier),
+            os.fspath(place.CACHE_DIR),
+            place.BUCKET,
+            progress=progress,
+            offline=place.OFFLINE,
+            lock=place.LOCK,
+        )
     )
 
 
 def resolve_in(
-    identifier: str, cache_dir: str, bucket: BucketConfig, *, progress: Progress | None = None
+    identifier: str,
+    cache_dir: str,
+    bucket: BucketConfig,
+    *,
+    progress: Progress | None = None,
+    offline: bool = False,
+    lock: Path | None = None,
 ) -> str:
-    """Do what `resolve` does, for a cache directory and a bucket given apart."""
+    """Do what `resolve` does, for a cache directory and a bucket given apart.
+
+    Args:
+        identifier: An absolute path, a file name, or a URL of another home; `@sha256:…` may follow.
+        cache_dir: The cache.
+        bucket: Where to fetch from.
+        progress: Called now and then while a file is fetched.
+        offline: Whether to ask nobody, and make do with what is here.
+        lock: A lock file that names are held to.
+    """
+    if "://" in identifier:
+        from linnaeus.resolving._elsewhere import resolve_url
+
+        return resolve_url(identifier, cache_dir, bucket, progress=progress, offline=offline, lock=lock)
+    if lock is None and "@sha256:" not in identifier:
+        return _resolved(identifier, cache_dir, bucket, None, progress, offline)
+    from linnaeus.resolving._pins import expected_of, mismatch, split_pin
+
+    name, pinned = split_pin(identifier)
+    expected = expected_of(name, pinned, lock)
+    path = _resolved(name, cache_dir, bucket, expected, progress, offline)
+    if expected is not None:
+        from linnaeus.resolving._records import sha256_of
+
+        found = sha256_of(Path(path))
+        if found != expected:
+            raise mismatch(path, expected, found)
+    return path
+
+
+def _resolved(
+    identifier: str,
+    cache_dir: str,
+    bucket: BucketConfig,
+    expected: str | None,
+    progress: Progress | None,
+    offline: bool,  # noqa: FBT001 - handed on
+) -> str:
     if is_absolute(identifier):
         return _existing(check_path(identifier))
     name = check_name(identifier)
@@ -49,11 +102,11 @@ def resolve_in(
     hit = os.path.join(cache_dir, name)
     if _is_checkpoint_file(hit):
         return hit
-    if not bucket.ENABLED:
-        raise _not_in_cache(name, cache_dir)
+    if offline or not bucket.ENABLED:
+        raise _not_in_cache(name, cache_dir, _OFFLINE if offline else _DISABLED)
     from linnaeus.resolving._fetch import fetch
 
-    return str(fetch(name, Path(cache_dir), bucket, progress=progress))
+    return str(fetch(name, Path(cache_dir), bucket, progress=progress, expected=expected))
 
 
 def _is_checkpoint_file(path: str) -> bool:
@@ -89,10 +142,10 @@ def _existing(path: str) -> str:
     )
 
 
-def _not_in_cache(name: str, cache_dir: str) -> CheckpointNotFoundError:
+def _not_in_cache(name: str, cache_dir: str, why_no_further: str) -> CheckpointNotFoundError:
     return CheckpointNotFoundError(
         identifier=name,
-        places=[describe_cache(cache_dir), "the bucket is disabled (ENV.INPUT.BUCKET.ENABLED is false)"],
+        places=[describe_cache(cache_dir), why_no_further],
         nearest=nearest_in(name, cache_dir),
         advice="List what there is: linnaeus ls",
     )

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from linnaeus import pth
-from linnaeus.errors import CheckpointInvalidError
+from linnaeus.errors import CheckpointInvalidError, RemoteError
 from linnaeus.files import set_aside
+from linnaeus.remote import Remote
+from linnaeus.resuming._bucket import fetch_newer
 from linnaeus.runs import RunCheckpoint, list_checkpoints, read_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def choose(
     auto: bool,
     named: str | None,
     resolve: Callable[[str], Path],
+    bucket: Remote | None = None,
 ) -> Choice | None:
     """Return what to resume from, or None for a fresh start.
 
@@ -54,12 +57,13 @@ def choose(
         auto: Whether to look there at all (`TRAIN.AUTO_RESUME`).
         named: The checkpoint that the user names (`TRAIN.RESUME`).
         resolve: From a name to a local file.
+        bucket: Where the run's checkpoints are copied to; None for nowhere.
 
     Raises:
         CheckpointInvalidError: All of the run's checkpoints, or the named one, are unusable.
         LinnaeusError: The named one can't be had; as `resolve` raises.
     """
-    own = choose_newest(directory) if auto else None
+    own = choose_newest(directory, bucket) if auto else None
     if named is None or (own is not None and own.checkpoint.source == named):
         return own
     path = resolve(named)
@@ -70,12 +74,44 @@ def choose(
     return Choice(found, f"TRAIN.RESUME names {named}")
 
 
-def choose_newest(directory: Path) -> Choice | None:
-    """Return the newest valid checkpoint of a run, or None when the directory has none at all.
+def choose_newest(directory: Path, bucket: Remote | None = None) -> Choice | None:
+    """Return the newest valid checkpoint of a run, or None when it has none at all.
+
+    What is newer in the bucket than here is fetched; a bucket that can't be asked is no reason to stop where
+    there is a valid checkpoint here, and is one where there is none.
 
     Raises:
         CheckpointInvalidError: There are some, and none is usable.
+        RemoteError: There is none here, and the bucket can't be asked.
     """
+    if bucket is None:
+        return _choose_here(directory)
+    try:
+        here, all_bad = _choose_here(directory), None
+    except CheckpointInvalidError as error:
+        here, all_bad = None, error
+    try:
+        than = None if here is None else here.path.name
+        there, passed_over = fetch_newer(directory, bucket, than, suffix=ASIDE_SUFFIX)
+    except RemoteError as error:
+        if here is None:
+            raise
+        _log.warning("%s The newest checkpoint here is gone on from.", error)
+        return here
+    if there is not None:
+        return Choice(there, f"the newest valid one of this run, from {bucket.place}", passed_over)
+    if all_bad is not None:
+        raise all_bad
+    if here is None and passed_over:
+        raise CheckpointInvalidError(
+            path=bucket.place,
+            problem=f"none of this run's copies can be used: {' '.join(passed_over)}",
+            advice="Name one with TRAIN.RESUME and TRAIN.AUTO_RESUME=false, or start afresh elsewhere.",
+        )
+    return here
+
+
+def _choose_here(directory: Path) -> Choice | None:
     candidates = list_checkpoints(directory)
     passed_over: list[tuple[Path, CheckpointInvalidError]] = []
     for candidate in candidates:

@@ -3,7 +3,7 @@
 Everything is read from the files themselves, so nothing can be out of step with them. Torch is not needed.
 """
 
-from linnaeus.runs._listing import RunCheckpoint, list_checkpoints, read_checkpoint
+from linnaeus.runs._listing import RunCheckpoint, checkpoint_of, list_checkpoints, read_checkpoint
 from linnaeus.runs._names import BEST_LINK, LATEST_LINK, REPORT_NAME, checkpoint_name, numbers_in_name
 from linnaeus.runs._pins import PIN_SUFFIX, is_pinned, set_pin
 
@@ -14,6 +14,7 @@ __all__ = [
     "REPORT_NAME",
     "RunCheckpoint",
     "checkpoint_name",
+    "checkpoint_of",
     "is_pinned",
     "list_checkpoints",
     "numbers_in_name",

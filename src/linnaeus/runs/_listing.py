@@ -31,6 +31,7 @@ class RunCheckpoint:
         lineage: Where its run's weights come from, as the run said.
         saved_at: When it was saved, in seconds since 1970; None when it does not say.
         resumed_from: The name of the file that the process which saved it had gone on from.
+        run: The id of the run that wrote it, where it is told.
         is_pinned: Whether the user wants it kept.
         write_seconds: How long the save before it took, as far as its run knew.
         problem: Why it can't be used; None for a file whose structure is whole.
@@ -45,6 +46,7 @@ class RunCheckpoint:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     saved_at: float | None = None
     resumed_from: str | None = None
+    run: str | None = None
     is_pinned: bool = False
     write_seconds: float | None = None
     problem: CheckpointInvalidError | None = None
@@ -104,6 +106,13 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
     return replace(read, is_pinned=True) if is_pinned(path) else read
 
 
+def checkpoint_of(path: Path, found: pth.Description) -> RunCheckpoint:
+    """Return what a description says of a checkpoint, wherever the file itself is."""
+    if "linnaeus" not in found.written:
+        return _told_by_other(path, found)
+    return _ours(path, pth.Brief(found.size_bytes, found.about, found.written))
+
+
 def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
     about = found.about
     epoch, step = numbers_in_name(path.name) or (0, 0)
@@ -118,6 +127,7 @@ def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
         saved_at=_seconds(found.written.get("created")),
         resumed_from=about["resumed_from"] if isinstance(about.get("resumed_from"), str) else None,
         write_seconds=_write_seconds(about.get("saving")),
+        run=about["run"] if isinstance(about.get("run"), str) else None,
     )
 
 
@@ -129,8 +139,11 @@ def _write_seconds(saving: object) -> float | None:
 
 def _other(path: Path) -> RunCheckpoint:
     """Return what a file that another program or an earlier version wrote tells."""
+    return _told_by_other(path, pth.describe(path))
+
+
+def _told_by_other(path: Path, found: pth.Description) -> RunCheckpoint:
     epoch, step = numbers_in_name(path.name) or (0, 0)
-    found = pth.describe(path)
     about = found.about
     earlier = "iteration" in about or "training_progress" in found.keys or path.name.startswith("ckpt_")
     return RunCheckpoint(

@@ -4,10 +4,13 @@ Knows nothing of resuming; the two meet only on disk.
 """
 
 from linnaeus.saving._account import Account, OnSave, SaveRecord
+from linnaeus.saving._copies import Copies
 from linnaeus.saving._interval import best_interval_seconds, interval_for
 from linnaeus.saving._job import Job
+from linnaeus.saving._mirror import Lag, Mirror, open_mirror, rules_there
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._prune import prune
+from linnaeus.saving._push import copies_of, list_there, prune_there, push
 from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
 from linnaeus.saving._saver import Saver
 from linnaeus.saving._schedule import Schedule
@@ -20,7 +23,10 @@ from linnaeus.saving._upload import UploadReport, upload
 __all__ = [
     "Account",
     "Candidate",
+    "Copies",
     "Job",
+    "Lag",
+    "Mirror",
     "OnSave",
     "Pipeline",
     "Policy",
@@ -36,8 +42,14 @@ __all__ = [
     "UploadReport",
     "Verdict",
     "best_interval_seconds",
+    "copies_of",
     "decide",
     "interval_for",
+    "list_there",
+    "open_mirror",
     "prune",
+    "prune_there",
+    "push",
+    "rules_there",
     "upload",
 ]

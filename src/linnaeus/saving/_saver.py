@@ -44,12 +44,21 @@ class Saver:
         directory: Where the run's checkpoints are.
         retention: Which of them to keep.
         check_finite: Refuse to save a model that holds NaN or infinities.
+        on_commit: Called after each checkpoint, in the writing thread; must return at once.
     """
 
-    def __init__(self, directory: Path, retention: Retention, *, check_finite: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        retention: Retention,
+        *,
+        check_finite: bool = False,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         self.directory = directory
         self.retention = retention
         self._check_finite = check_finite
+        self._on_commit = on_commit
         self._made: dict[Path, int] = {}
         self._spare: Recycled | None = None
 
@@ -90,6 +99,7 @@ class Saver:
             raise self._failed(error) from error
         finally:
             remove_file(temporary)
+        self._on_commit()
         permit()
         self.retain(job)
         return size_bytes

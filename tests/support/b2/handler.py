@@ -60,7 +60,13 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Open the connection's files and the wire over them."""
         super().setup()
-        self.wire = Wire(self.connection, self.rfile, self.wfile, self.server.stopping)
+        self.wire = Wire(
+            self.connection,
+            self.rfile,
+            self.wfile,
+            self.server.stopping,
+            lambda: self.server.bytes_per_second,
+        )
 
     def handle(self) -> None:
         """Serve requests until the connection ends, quietly when the other side or a fault ends it."""

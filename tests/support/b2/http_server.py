@@ -40,6 +40,7 @@ class HttpServer(ThreadingHTTPServer):
         self.faults = FaultPlan()
         self.operations = Operations(store, account, lambda: self.endpoint)
         self.stopping = threading.Event()
+        self.bytes_per_second: float | None = None
         self.failures: list[BaseException] = []
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()

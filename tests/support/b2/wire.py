@@ -12,13 +12,14 @@ import socket
 import struct
 import termios
 import threading
+import time
 from collections.abc import Callable
 from io import BufferedIOBase
 
 from .faults import Fault, Struck
 from .journal import Record
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 64 * 1024
 TRICKLE_SECONDS = 0.2
 DRAIN_SECONDS = 0.002
 MAX_DRAIN_WAITS = 500
@@ -38,11 +39,13 @@ class Wire:
         reader: BufferedIOBase,
         writer: BufferedIOBase,
         stopping: threading.Event,
+        rate: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._reader = reader
         self._writer = writer
         self._stopping = stopping
+        self._rate = rate
 
     def read(self, total: int, struck: Struck, record: Record) -> bytes:
         """Return a request body of `total` bytes, or break off as the faults say."""
@@ -97,7 +100,11 @@ class Wire:
     def _pass(self, total: int, fault: Fault | None, move: Callable[[int], None]) -> None:
         """Move `total` bytes by `move`, the interruption striking at its offset."""
         whole = total if fault is None else fault.offset(total)
+        rate = self._rate()
+        began = time.monotonic()
         for start in range(0, whole, CHUNK_BYTES):
+            if rate is not None:
+                self._stopping.wait(max(0.0, began + start / rate - time.monotonic()))
             move(min(CHUNK_BYTES, whole - start))
         if fault is not None:
             self._strike(fault, total - whole, move)

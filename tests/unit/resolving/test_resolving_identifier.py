@@ -16,7 +16,7 @@ ACCEPTED = [
 REFUSED = [
     ("", "empty"), (" ", "empty"), ("\t", "empty"),
     ("a/b.pth", "separator"), ("../x.pth", "separator"), ("./x.pth", "separator"), ("a\\b.pth", "separator"),
-    ("..\\x", "separator"), ("x.pth/", "separator"), ("https://h/x.pth", "separator"),
+    ("..\\x", "separator"), ("x.pth/", "separator"),
     ("..", "dot"), (".", "dot"), (".hidden.pth", "dot"), (".linnaeus", "dot"), ("...", "dot"),
     ("-x.pth", "dash"), ("--config", "dash"), ("-", "dash"),
     ("~", "tilde"), ("~root", "tilde"),

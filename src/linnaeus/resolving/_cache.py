@@ -1,0 +1,169 @@
+"""Look after the cache: what is in it, whether it is whole, and what may go when room is needed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnaeus import pth
+from linnaeus.errors import CheckpointInvalidError
+from linnaeus.files import is_in_use, remove_file, share_disk
+from linnaeus.resolving._records import WORK_DIRECTORY, forget_record, note, record_of, sha256_of
+from linnaeus.resolving._unfinished import unfinished
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A file of the cache.
+
+    Attributes:
+        path: The file.
+        size_bytes: Its length.
+        used: When it was last read or written, in seconds since 1970, as the filesystem knows it.
+        sha256: In hex, where it is known.
+        source: Where it was fetched from, where that is known.
+        num_names: How many names share its disk.
+    """
+
+    path: Path
+    size_bytes: int
+    used: float
+    sha256: str | None
+    source: str | None
+    num_names: int
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "name": self.path.name,
+            "path": str(self.path),
+            "size_bytes": self.size_bytes,
+            "used": self.used,
+            "sha256": self.sha256,
+            "source": self.source,
+            "num_names": self.num_names,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What becomes of a cached file, and why; `removed` tells whether it goes."""
+
+    cached: Cached
+    removed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check of a cached file found; `problem` is None for a good one."""
+
+    cached: Cached
+    problem: CheckpointInvalidError | None
+    shared: bool
+
+
+def cached_files(cache_dir: Path) -> list[Cached]:
+    """Return the cache's files, least recently used first; links that people made are left alone."""
+    if not cache_dir.is_dir():
+        return []
+    files = [
+        path
+        for path in cache_dir.iterdir()
+        if path.name[0] != "." and path.is_file() and not path.is_symlink()
+    ]
+    return sorted((_cached(path) for path in files), key=lambda found: (found.used, found.path.name))
+
+
+def _cached(path: Path) -> Cached:
+    status, known = path.stat(), record_of(path)
+    return Cached(
+        path,
+        status.st_size,
+        max(status.st_atime, status.st_mtime),
+        known.sha256 if known else None,
+        known.source if known else None,
+        status.st_nlink,
+    )
+
+
+def verify_cache(cache_dir: Path) -> list[Finding]:
+    """Check every byte of every file, record its SHA-256, and let equal files share their disk.
+
+    A recorded SHA-256 that no longer holds, of a file that looks untouched, is damage too: then the CRC-32s
+    tell where.
+    """
+    first: dict[str, Path] = {}
+    findings = []
+    for cached in cached_files(cache_dir):
+        problem = pth.verify(cached.path).error
+        shared = False
+        if problem is None:
+            digest = sha256_of(cached.path)
+            if (cache_dir / WORK_DIRECTORY).is_dir() and cached.sha256 is None:
+                note(cached.path, digest, cached.source)
+            shared = digest in first and share_disk(cached.path, first[digest])
+            if shared:
+                note(cached.path, digest, cached.source)
+            first.setdefault(digest, cached.path)
+        findings.append(Finding(cached, problem, shared))
+    return findings
+
+
+def plan_eviction(
+    files: Sequence[Cached],
+    *,
+    max_bytes: int | None,
+    older_than_seconds: float | None,
+    now: float,
+    pinned: Collection[str],
+) -> list[Eviction]:
+    """Return what to remove so that the rest fits, least recently used first. Pure.
+
+    Args:
+        files: The cache, least recently used first.
+        max_bytes: How much may stay; None for no limit.
+        older_than_seconds: What was not used for so long goes in any case; None for no such rule.
+        now: In seconds since 1970.
+        pinned: SHA-256 and names that stay whatever the rules say.
+    """
+    total = sum(cached.size_bytes for cached in files)
+    plan = []
+    for cached in files:
+        if cached.path.name in pinned or cached.sha256 in pinned:
+            plan.append(Eviction(cached, removed=False, reason="pinned"))
+        elif older_than_seconds is not None and now - cached.used > older_than_seconds:
+            plan.append(Eviction(cached, removed=True, reason="not used for so long"))
+        elif max_bytes is not None and total > max_bytes:
+            plan.append(Eviction(cached, removed=True, reason="the cache is too large"))
+        else:
+            plan.append(Eviction(cached, removed=False, reason="fits"))
+        total -= cached.size_bytes if plan[-1].removed else 0
+    return plan
+
+
+def evict(plan: Sequence[Eviction]) -> list[Eviction]:
+    """Remove what a plan says, but for what a live process has open; return what was done."""
+    return [_evict(item) for item in plan]
+
+
+def _evict(item: Eviction) -> Eviction:
+    if not item.removed:
+        return item
+    if is_in_use(item.cached.path):
+        return Eviction(item.cached, removed=False, reason="in use by a process")
+    remove_file(item.cached.path)
+    forget_record(item.cached.path)
+    return item
+
+
+def drop_unfinished(cache_dir: Path) -> int:
+    """Remove what cut downloads have left to be gone on with; return how many there were."""
+    work = cache_dir / WORK_DIRECTORY
+    left = unfinished(work) if work.is_dir() else []
+    for entry in left:
+        shutil.rmtree(entry, ignore_errors=True)
+    return len(left)

@@ -1,0 +1,80 @@
+"""Downloads that were cut: kept for a while, and gone on with by whoever wants the same file next.
+
+A download works in a directory that only its process owns. When it fails, or is found dead, the directory is
+nobody's; taking it over is one rename, which only one process can do, so two never write to the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from linnaeus.files import is_abandoned, sweep_abandoned, take_over, temporary_name
+from linnaeus.remote import kept_bytes
+
+_MARK = ".part"
+# Less is sooner fetched again than looked after.
+_WORTH_KEEPING_BYTES = 1 << 18
+_KEPT_SECONDS = 7 * 24 * 3600
+
+
+def sweep(work: Path) -> list[Path]:
+    """Remove what the dead have left, but for recent downloads that can be gone on with.
+
+    Returns:
+        What was removed.
+    """
+    removed = sweep_abandoned(work, keep=_is_worth_keeping)
+    for entry in _released(work, ""):
+        if not _is_worth_keeping(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+            removed.append(entry)
+    return removed
+
+
+def own_directory(work: Path, key: str) -> Path:
+    """Return a directory of this process, with what earlier downloads of the same name have left in it."""
+    mine = temporary_name(work / f"{key}{_MARK}")
+    for entry in sorted(_to_have(work, key), key=kept_bytes, reverse=True):
+        with contextlib.suppress(PermissionError):  # another user's
+            if take_over(entry, mine):
+                return mine
+    mine.mkdir()
+    return mine
+
+
+def release(mine: Path, work: Path, key: str) -> None:
+    """Leave a directory to whoever wants the same file next, or remove it when there is little in it."""
+    if _is_worth_keeping(mine):
+        take_over(mine, work / f"{key}{_MARK}-{os.urandom(4).hex()}")
+    else:
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def unfinished(work: Path) -> list[Path]:
+    """Return the directories of downloads that nobody is at work on."""
+    return list(_to_have(work, ""))
+
+
+def _to_have(work: Path, key: str) -> Iterator[Path]:
+    yield from _released(work, key)
+    for entry in work.iterdir():
+        if entry.name.startswith(f".{key}") and f"{_MARK}." in entry.name and is_abandoned(entry):
+            yield entry
+
+
+def _released(work: Path, key: str) -> Iterator[Path]:
+    return (entry for entry in work.iterdir() if entry.name.startswith(key) and f"{_MARK}-" in entry.name)
+
+
+def _is_worth_keeping(entry: Path) -> bool:
+    if _MARK not in entry.name or kept_bytes(entry) < _WORTH_KEEPING_BYTES:
+        return False
+    try:
+        return time.time() - entry.stat().st_mtime < _KEPT_SECONDS
+    except OSError:
+        return False

@@ -1,0 +1,234 @@
+"""A run's copies in its bucket: which are missing there, sending one, and removing those no longer wanted.
+
+There is no list of what was sent: what is missing is the difference between the run's directory and the
+bucket's own listing, so nothing is forgotten when a process ends. A copy is this run's when the file itself
+says so, by the id of its run; nothing else at the bucket is ever replaced or removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from linnaeus import pth
+from linnaeus.errors import (
+    CheckpointInvalidError,
+    LinnaeusError,
+    RemoteConflictError,
+    RemoteError,
+    RemoteNotFoundError,
+)
+from linnaeus.files import hold, remove_file
+from linnaeus.remote import Progress, Remote, RemoteFile, Session
+from linnaeus.resolving import describe_there
+from linnaeus.runs import LATEST_LINK, RunCheckpoint, checkpoint_of, list_checkpoints, numbers_in_name
+from linnaeus.saving._retention import Retention, decide
+
+_log = logging.getLogger(__name__)
+
+_Identity = tuple[int, int, int]
+_Version = tuple[str, int, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What has not arrived yet: the next to send first."""
+
+    checkpoints: tuple[RunCheckpoint, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(checkpoint.size_bytes for checkpoint in self.checkpoints)
+
+
+def in_order(missing: list[RunCheckpoint], retention: Retention) -> list[RunCheckpoint]:
+    """Return what to send first: the newest, then the best, then the others from new to old. Pure."""
+    newest_first = sorted(missing, key=lambda c: (c.order, c.path.name), reverse=True)
+    best = retention.ranked(newest_first[1:])[:1]
+    return newest_first[:1] + best + [c for c in newest_first[1:] if c not in best]
+
+
+class Copies:
+    """The copies of one run.
+
+    Args:
+        directory: The run's checkpoints.
+        remote: Its place in the bucket.
+        retention: Which copies to keep.
+        run: Returns the id by which this run's files are known.
+    """
+
+    def __init__(
+        self, directory: Path, remote: Remote, retention: Retention, run: Callable[[], str | None]
+    ) -> None:
+        self.directory = directory
+        self.remote = remote
+        self.retention = retention
+        self._run = run
+        self._same: dict[str, tuple[_Identity, _Version]] = {}
+        self._described: dict[_Version, RunCheckpoint] = {}
+        self._cleaned: set[str] = set()
+
+    def missing(self, session: Session) -> Waiting:
+        """Return which checkpoints the bucket should have and has not.
+
+        Raises:
+            RemoteError: The bucket can't be asked.
+        """
+        there = self._listed(session)
+        local = [
+            c for c in list_checkpoints(self.directory) if c.problem is None and c.path.name != LATEST_LINK
+        ]
+        names = {c.path.name for c in local}
+        elsewhere = [self._describe(session, file) for name, file in there.items() if name not in names]
+        ours = [c for c in elsewhere if self.is_ours(c)]
+        wanted = [v.checkpoint for v in decide([*local, *ours], self.retention) if v.keep]
+        absent = [
+            c
+            for c in wanted
+            if c.path.name in names and not self._has_arrived(session, c, there.get(c.path.name))
+        ]
+        return Waiting(tuple(in_order(absent, self.retention)))
+
+    def _listed(self, session: Session) -> dict[str, RemoteFile]:
+        try:
+            files = session.files()
+        except RemoteNotFoundError:  # nothing was ever sent there
+            return {}
+        return {file.name: file for file in files if numbers_in_name(file.name) and file.name != LATEST_LINK}
+
+    def _describe(self, session: Session, file: RemoteFile) -> RunCheckpoint:
+        """Return what a copy says of itself, asked once for each version of it."""
+        version = _version(file)
+        if version not in self._described:
+            path = Path(file.name)
+            try:
+                found = checkpoint_of(path, describe_there(session, file.name, file.size_bytes))
+            except CheckpointInvalidError as error:
+                found = RunCheckpoint(path, *(numbers_in_name(file.name) or (0, 0)), problem=error)
+            self._described[version] = found
+        return self._described[version]
+
+    def _has_arrived(self, session: Session, local: RunCheckpoint, there: RemoteFile | None) -> bool:
+        if there is None or there.size_bytes != local.size_bytes:
+            return False
+        identity = _identity(local.path)
+        if self._same.get(local.path.name) != (identity, _version(there)):
+            known = session.stat(there.name)
+            if known is None or not self._is_same(session, local.path, known):
+                return False
+            self._same[local.path.name] = identity, _version(there)
+        return True
+
+    def _is_same(self, session: Session, path: Path, known: RemoteFile) -> bool:
+        """Compare by the bucket's digest; where it keeps none, by what both files say of themselves."""
+        for algorithm, digest in known.digests.items():
+            return self.remote.digest_of(path, algorithm) == digest
+        there = describe_there(session, known.name, known.size_bytes)
+        here = pth.describe(path)
+        return (there.written, there.about, there.size_bytes) == (here.written, here.about, here.size_bytes)
+
+    def send(self, session: Session, checkpoint: RunCheckpoint, progress: Progress | None) -> None:
+        """Send one checkpoint, and prove that what stands there afterwards is it.
+
+        Raises:
+            RemoteConflictError: Another run's file has that name.
+            RemoteError: It did not arrive.
+        """
+        name, started = checkpoint.path.name, time.monotonic()
+        there = session.stat(name)
+        if there is not None and not self.is_ours(self._describe(session, there)):
+            raise RemoteConflictError(
+                remote=self.remote.place,
+                operation=f"upload of {name}",
+                tail="another run's file has that name",
+                advice="Give this run a place of its own: ENV.OUTPUT.BUCKET.PATH_PREFIX.",
+            )
+        held = hold(checkpoint.path)
+        try:
+            self.remote.send(held, name, progress=progress)
+            self._prove(session, held, name)
+        finally:
+            if held != checkpoint.path:
+                remove_file(held)
+        if there is not None:
+            self._cleaned.discard(name)
+        seconds = time.monotonic() - started
+        _log.info(
+            "copied %s to %s: %d bytes in %.1f s", name, self.remote.place, checkpoint.size_bytes, seconds
+        )
+
+    def _prove(self, session: Session, sent: Path, name: str) -> None:
+        known = session.stat(name)
+        if (
+            known is not None
+            and known.size_bytes == sent.stat().st_size
+            and self._is_same(session, sent, known)
+        ):
+            self._same[name] = _identity(sent), _version(known)
+            return
+        if known is not None:
+            session.delete(name)  # what this call put there
+        raise RemoteError(
+            remote=self.remote.place, operation=f"upload of {name}", tail="what arrived there differs"
+        )
+
+    def tidy(self, session: Session) -> list[str]:
+        """Remove this run's copies that no rule keeps, and what is hidden behind those that stay.
+
+        Returns:
+            The names that were removed.
+        """
+        ours = self._ours(session)
+        verdicts = decide([c for c, _ in ours.values()], self.retention)
+        removed = [verdict.checkpoint.path.name for verdict in verdicts if not verdict.keep]
+        for name in removed:
+            session.delete(name)
+            _log.info("removed %s from %s: no rule keeps it", name, self.remote.place)
+        for name in ours.keys() - self._cleaned:
+            self._drop_hidden(session, name)
+            self._cleaned.add(name)
+        return removed
+
+    def plan(self, session: Session) -> Mapping[str, tuple[str, ...]]:
+        """Return this run's copies with the reasons to keep each; none for those that `tidy` would remove."""
+        verdicts = decide([c for c, _ in self._ours(session).values()], self.retention)
+        return {verdict.checkpoint.path.name: verdict.reasons for verdict in verdicts}
+
+    def all_there(self, session: Session) -> list[RunCheckpoint]:
+        """Return every checkpoint in the run's place, whoever wrote it."""
+        return [self._describe(session, file) for file in self._listed(session).values()]
+
+    def is_ours(self, checkpoint: RunCheckpoint) -> bool:
+        """Tell whether a copy says that this run wrote it."""
+        return checkpoint.run is not None and checkpoint.run == self._run()
+
+    def _ours(self, session: Session) -> dict[str, tuple[RunCheckpoint, RemoteFile]]:
+        found = {name: (self._describe(session, file), file) for name, file in self._listed(session).items()}
+        return {name: pair for name, pair in found.items() if self.is_ours(pair[0])}
+
+    def _drop_hidden(self, session: Session, name: str) -> None:
+        for version in session.versions(name):
+            if self.is_ours(self._describe(session, version)):
+                session.delete(version.name)
+
+    def drop_unfinished(self, session: Session) -> None:
+        """Drop uploads that a killed process has left unfinished; where that is not permitted they stay."""
+        try:
+            session.drop_unfinished()
+        except LinnaeusError as error:
+            _log.info("unfinished uploads stay in %s: %s", self.remote.place, error)
+
+
+def _version(file: RemoteFile) -> _Version:
+    """Return what tells one version of a copy from another, in listings and look-ups alike."""
+    return file.name, file.size_bytes, file.version or file.modified
+
+
+def _identity(path: Path) -> _Identity:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,0 +1,204 @@
+"""A run whose checkpoints are copied to a bucket: the loss of its machine costs nothing that has arrived."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import linnaeus
+from linnaeus.errors import RemoteError
+from support.b2_server import B2Server
+from support.buckets import BUCKET
+from support.small_run import SmallRun, config, train
+from support.trees import same
+
+RUN = "runs/small/"
+
+
+def bucket_of(server: B2Server, **changes: Any) -> dict[str, Any]:
+    """Return ENV.OUTPUT.BUCKET for a run on the server."""
+    return {
+        "ENABLED": True,
+        "NAME": BUCKET,
+        "PATH_PREFIX": RUN,
+        "ENDPOINT": server.endpoint,
+        "RETRIES": 3,
+        "CONNECT_TIMEOUT_SECONDS": 2.0,
+        "IDLE_TIMEOUT_SECONDS": 5.0,
+        "CLOSE_TIMEOUT_SECONDS": 60.0,
+    } | changes
+
+
+def run_config(directory: Path, bucket: dict[str, Any], **settings: Any) -> linnaeus.Config:
+    """Return the config of a small run with a bucket."""
+    plain = config(directory, **settings).to_plain()
+    plain["ENV"]["OUTPUT"]["BUCKET"] = bucket
+    return linnaeus.Config.from_plain(plain)
+
+
+def there(server: B2Server) -> list[str]:
+    """Return the names of the run's copies."""
+    return sorted(name.removeprefix(RUN) for name in server.objects(BUCKET) if name.startswith(RUN))
+
+
+def here(directory: Path) -> list[str]:
+    """Return the names of the run's checkpoints."""
+    return sorted(path.name for path in directory.glob("checkpoint_*.pth"))
+
+
+def test_every_kept_checkpoint_arrives_whole(b2, tmp_path):
+    """When close returns, the bucket holds what its own rules keep, equal to the last byte."""
+    directory = tmp_path / "run"
+    cfg = run_config(
+        directory, bucket_of(b2, KEEP_LAST_N=2, KEEP_TOP_N=0), KEEP_LAST_N=3, KEEP_TOP_N=0, EPOCHS=4
+    )
+    train(cfg, SmallRun())
+    assert there(b2) == ["checkpoint_epoch_3.pth", "checkpoint_epoch_4.pth"]
+    for name in there(b2):
+        assert b2.objects(BUCKET)[RUN + name] == (directory / name).read_bytes()
+        assert len(b2.versions(BUCKET, RUN + name)) == 1
+
+
+def test_a_blank_machine_goes_on_bit_for_bit(b2, tmp_path):
+    """Killed in the third epoch, its directory lost: the same command ends as if nothing had happened."""
+    whole = SmallRun()
+    train(config(tmp_path / "whole", EPOCHS=4), whole)
+    expected = whole.state()  # at once: the random streams are those of the process
+    directory = tmp_path / "run"
+    cfg = run_config(directory, bucket_of(b2), INTERVAL_STEPS=3, EPOCHS=4)
+    train(cfg, SmallRun(), stop_after=23).close()
+    shutil.rmtree(directory)
+    resumed = SmallRun()
+    ckpt = train(cfg, resumed)
+    assert ckpt.progress.epoch == 4
+    assert same(expected, resumed.state())
+
+
+def test_choosing_costs_kilobytes(b2, tmp_path):
+    """Three requests, and two for the candidate, before the chosen file itself is fetched."""
+    from linnaeus.config import OutputBucketConfig
+    from linnaeus.remote import open_remote
+    from linnaeus.resuming import _bucket
+
+    directory = tmp_path / "run"
+    train(run_config(directory, bucket_of(b2, KEEP_LAST_N=0, KEEP_TOP_N=0), EPOCHS=3), SmallRun())
+    b2.reset_counts()
+    remote = open_remote(OutputBucketConfig(**bucket_of(b2)))
+    with remote.session() as session:
+        assert _bucket._newest(session, None, set(), []).name == "checkpoint_epoch_3.pth"
+    assert len(b2.requests) == 5
+    assert sum(record.bytes_sent for record in b2.requests if record.operation == "download") < 300_000
+
+
+def test_a_damaged_copy_is_passed_over(b2, tmp_path):
+    """Cut short at the bucket: the next newest is gone on from."""
+    directory = tmp_path / "run"
+    cfg = run_config(directory, bucket_of(b2, KEEP_LAST_N=0, KEEP_TOP_N=0), EPOCHS=3)
+    train(cfg, SmallRun())
+    newest = b2.objects(BUCKET)[f"{RUN}checkpoint_epoch_3.pth"]
+    shutil.rmtree(directory)
+    for damaged in (newest[:-100], newest[:5000] + b"x" + newest[5001:]):
+        b2.put(BUCKET, f"{RUN}checkpoint_epoch_3.pth", damaged)
+        ckpt = linnaeus.CheckpointManager(cfg, **SmallRun().parts())
+        assert ckpt.resume().epoch == 2
+        ckpt.close()
+        shutil.rmtree(directory)
+
+
+def test_a_bucket_that_can_not_be_asked_is_no_fresh_start(b2, tmp_path):
+    """A blank machine without its bucket does not begin anew unnoticed; one with a checkpoint goes on."""
+    directory = tmp_path / "run"
+    cfg = run_config(directory, bucket_of(b2, RETRIES=1), EPOCHS=2)
+    b2.fault("authorize", 503)
+    with pytest.raises(RemoteError):
+        linnaeus.CheckpointManager(cfg, **SmallRun().parts()).resume()
+    train(config(directory, EPOCHS=2), SmallRun())
+    assert linnaeus.CheckpointManager(cfg, **SmallRun().parts()).resume().epoch == 2
+
+
+def test_what_is_another_runs_is_never_touched(b2, tmp_path):
+    """Neither replaced nor removed, by whatever rules; that a name is taken is told at the end."""
+    first = tmp_path / "first"
+    train(run_config(first, bucket_of(b2, KEEP_LAST_N=0, KEEP_TOP_N=0), EPOCHS=2), SmallRun())
+    b2.put(BUCKET, f"{RUN}checkpoint_epoch_7.pth", b"not ours")
+    b2.put(BUCKET, f"{RUN}notes.txt", b"not ours")
+    before = b2.objects(BUCKET)
+    cfg = run_config(
+        tmp_path / "second",
+        bucket_of(b2, KEEP_LAST_N=1, KEEP_TOP_N=0, CLOSE_TIMEOUT_SECONDS=3.0),
+        EPOCHS=3,
+        AUTO_RESUME=False,
+        KEEP_LAST_N=0,
+        KEEP_TOP_N=0,
+    )
+    run = SmallRun()
+    torch.nn.init.zeros_(next(run.model.parameters()))
+    ckpt = linnaeus.CheckpointManager(cfg, **run.parts())
+    ckpt.progress = ckpt.progress.after_step()
+    ckpt.end_epoch({"loss": 1.0})
+    with pytest.raises(RemoteError, match="another run's file has that name") as caught:
+        ckpt.close()
+    assert "linnaeus push" in str(caught.value)
+    after = b2.objects(BUCKET)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_a_bucket_that_fails_never_blocks_training(b2, tmp_path):
+    """The run ends in its own time, and says what is missing and how to send it; the next start sends it."""
+    directory = tmp_path / "run"
+    b2.fault("*", 503)
+    cfg = run_config(
+        directory, bucket_of(b2, RETRIES=1, CLOSE_TIMEOUT_SECONDS=1.0), EPOCHS=3, AUTO_RESUME=False
+    )
+    with pytest.raises(RemoteError) as caught:
+        train(cfg, SmallRun())
+    assert "linnaeus push" in str(caught.value)
+    assert len(here(directory)) == 3
+    b2.clear_faults()
+    with linnaeus.CheckpointManager(
+        run_config(directory, bucket_of(b2), EPOCHS=3), **SmallRun().parts()
+    ) as ckpt:
+        ckpt.resume()
+    assert there(b2) == here(directory)
+
+
+def test_a_replaced_copy_leaves_no_hidden_version(b2, tmp_path):
+    """Saved again under the same name, the older content goes for good; that of others stays."""
+    directory = tmp_path / "run"
+    cfg = run_config(directory, bucket_of(b2), EPOCHS=1, KEEP_LAST_N=0, KEEP_TOP_N=0)
+    ckpt = train(cfg, SmallRun())
+    name = RUN + here(directory)[0]
+    again = linnaeus.CheckpointManager(cfg, **SmallRun().parts())
+    again.resume()
+    again.progress = ckpt.progress
+    again._metrics = {"loss": 0.5, "again": 1.0}
+    again.save()
+    again.close()
+    assert b2.objects(BUCKET)[name] == (directory / here(directory)[0]).read_bytes()
+    assert len(b2.versions(BUCKET, name)) == 1
+
+
+@pytest.mark.slow
+def test_many_uploads_under_a_failing_bucket_all_arrive(b2, tmp_path):
+    """Requests refused and cut: each arrives, is stored once, and none is visible before it is whole."""
+    directory = tmp_path / "run"
+    for _ in range(3):
+        for operation, fault in (("upload", 503), ("upload", "cut"), ("list", 503), ("get_upload_url", 500)):
+            b2.fault(operation, fault, times=1)
+    cfg = run_config(
+        directory,
+        bucket_of(b2, RETRIES=5, KEEP_LAST_N=0, KEEP_TOP_N=0),
+        EPOCHS=1,
+        INTERVAL_STEPS=1,
+        KEEP_LAST_N=0,
+        KEEP_TOP_N=0,
+    )
+    train(cfg, SmallRun())
+    assert there(b2) == here(directory)
+    for name in there(b2):
+        assert len(b2.versions(BUCKET, RUN + name)) == 1
+        assert b2.objects(BUCKET)[RUN + name] == (directory / name).read_bytes()
