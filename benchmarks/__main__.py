@@ -11,7 +11,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks import _beside, _loading, _reading, _saving
+from benchmarks import _beside, _loading, _reading, _saving, _stitching
 from benchmarks._machine import describe_machine
 from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
@@ -30,6 +30,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "verify": _reading.verification,
     "inference": _loading.inference,
     "fill": _loading.filling,
+    "rehearse": _stitching.rehearsing,
+    "stitch": _stitching.stitching,
     "blocked": _beside.blocked,
     "wall": _beside.wall,
     "memory": _beside.memory,

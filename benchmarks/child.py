@@ -15,18 +15,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 import linnaeus
 from benchmarks._loaders import FILLING, INFERENCE
 from benchmarks._states import training
 from benchmarks._steps import ImageSteps
+from benchmarks._stitching import config
+from linnaeus.models import build_model
 
 _WARM_UP = "10 MB"
 
 
 def main(kind: str, name: str, path: Path, size: str) -> None:
     """Do it once on something small, so that all is imported, and then measure."""
+    if kind == "stitching":
+        json.dump({"extra_bytes": _stitching(path, size)}, sys.stdout)
+        return
     if kind == "beside":
         json.dump({"extra_bytes": beside(path, size)}, sys.stdout)
         return
@@ -71,6 +77,16 @@ def _measured(act: Callable[[], object]) -> tuple[float, int]:
     seconds, extra_bytes = time.perf_counter() - start, _peak() - before
     del result
     return seconds, extra_bytes
+
+
+def _stitching(root: Path, size: str) -> int:
+    cfg = config(root, size)
+    with torch.device("meta"):
+        linnaeus.preview(cfg, build_model(cfg))  # so that all is imported
+    model = build_model(cfg)
+    before = _start()
+    linnaeus.load_pretrained(cfg, model)
+    return _peak() - before
 
 
 def _start() -> int:

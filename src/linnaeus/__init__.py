@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from linnaeus.errors import LinnaeusError as LinnaeusError
     from linnaeus.manager import CheckpointManager as CheckpointManager
     from linnaeus.pretrained import load_pretrained as load_pretrained
+    from linnaeus.pretrained import preview as preview
+    from linnaeus.pretrained import stitch as stitch
     from linnaeus.pth import describe as describe
     from linnaeus.pth import load as load
     from linnaeus.pth import save as save
@@ -28,9 +30,11 @@ _HOMES = {
     "load": "linnaeus.pth",
     "load_config": "linnaeus.config",
     "load_pretrained": "linnaeus.pretrained",
+    "preview": "linnaeus.pretrained",
     "ResumableLoader": "linnaeus.state",
     "resolve": "linnaeus.resolving",
     "save": "linnaeus.pth",
+    "stitch": "linnaeus.pretrained",
     "verify": "linnaeus.pth",
 }
 
@@ -43,8 +47,10 @@ __all__ = [
     "load",
     "load_config",
     "load_pretrained",
+    "preview",
     "resolve",
     "save",
+    "stitch",
     "verify",
 ]
 

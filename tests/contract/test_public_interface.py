@@ -18,6 +18,8 @@ _CALLABLES = {
     "load": (["path"], ["map_location", "mmap"]),
     "save": (["obj", "path"], ["about"]),
     "load_pretrained": (["cfg", "model"], []),
+    "preview": (["cfg", "model"], ["recipe", "checkpoint"]),
+    "stitch": (["recipe", "model", "cfg"], []),
     "verify": (["path"], ["content"]),
     "describe": (["path"], []),
     "CheckpointManager": (

@@ -22,6 +22,8 @@ from linnaeus.errors import (
     LinnaeusError,
     UnsupportedFormatError,
 )
+from linnaeus.pth._document import Document
+from linnaeus.pth._load import load_described
 from support.pickles import MAGIC, PROTOCOL, SYSTEM, archive, dumps, legacy, tensor_pickle
 
 # Newer Pythons warn of forking beside threads; the children use none.
@@ -290,6 +292,20 @@ def test_a_description_that_is_none_is_damage(tmp_path: Path, document: bytes) -
     with pytest.raises(CorruptCheckpointError) as caught:
         linnaeus.describe(path)
     assert caught.value.record == "linnaeus.json"
+
+
+@pytest.mark.parametrize("holder", ['{"$set":[%s]}', '{"$dict":[[%s,1]]}'])
+def test_a_key_that_would_take_ages_to_hash_is_refused(tmp_path: Path, holder: str) -> None:
+    """Sixty tuples, each of the one before twice: to hash the last is to hash 2**60 values."""
+    doubling = ['{"$tuple":[1]}', *(f'{{"$tuple":[{{"$same":{n}}},{{"$same":{n}}}]}}' for n in range(1, 61))]
+    last = holder % '{"$same":61}'
+    tree = json.loads(f"[{','.join(doubling)},{last}]")
+
+    def read() -> None:
+        with pytest.raises(CorruptCheckpointError, match="a key is too large"):
+            load_described(tmp_path / "x.pth", Document({}, {}, [], [], tree), lambda _: None)
+
+    in_child(read)
 
 
 def test_a_description_of_a_newer_version_is_unsupported(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -431,6 +432,27 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path, checkpoint_file: Path) -> Non
         )
         os.close(writing)
         assert (process.returncode, process.stderr) == (141, b"")
+
+
+def test_closed_streams_are_no_error(tmp_path: Path, checkpoint_file: Path) -> None:
+    """Without standard streams, as some schedulers start programs, a command works as with them."""
+    for closed in ("<&- >&- 2>&-", ">&-"):
+        done = subprocess.run(
+            ["sh", "-c", f'"$0" convert "$1" new.pth --force {closed}', PROGRAM, checkpoint_file],
+            cwd=tmp_path,
+            env=environment(tmp_path, {}),
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert library.verify(tmp_path / "new.pth").ok
+
+
+def test_no_file_takes_the_number_of_a_closed_stream() -> None:
+    """What a library prints would end up in the checkpoint that is being written."""
+    code = "import os, linnaeus.cli as c; c.main(['--version']); os._exit(os.open('/', 0))"
+    done = subprocess.run(["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=False)
+    assert done.returncode > 2
 
 
 def test_an_interrupt_leaves_nothing_half_done(tmp_path: Path, cache: Path, b2: B2Server) -> None:

@@ -342,3 +342,15 @@ def test_verify_finite_names_the_tensor(here: Here, runs: Path) -> None:
     good, line = found.out.splitlines()
     assert (found.code, good.endswith("every byte checked, all values finite)")) == (6, True)
     assert "model.weight" in line
+
+
+@pytest.mark.parametrize("target", ["new.pth", "new.safetensors"])
+def test_damage_is_not_converted_into_a_whole_file(here: Here, runs: Path, target: str) -> None:
+    """Flipped bits would get checksums of their own, and nobody could tell any more."""
+    content = bytearray((runs / "1.pth").read_bytes())
+    content[content.find(torch.ones(3).numpy().tobytes())] ^= 1
+    (runs / "1.pth").write_bytes(content)
+    ended = here("convert", "1.pth", target, cwd=runs)
+    assert ended.code == 6
+    assert "model.bias" in ended.err
+    assert not (runs / target).exists()

@@ -26,7 +26,8 @@ linnaeus diff --exit-code a.pth b.pth && echo the same
     summary="Show what differs between the checkpoints A and B.\n\n"
     "Names, types and shapes of tensors; for tensors of one shape in how many elements they differ, the"
     " largest difference, and that relative to the largest value in either; and what is no tensor. Tensors"
-    " with the same recorded checksum are not read. A and B are paths, or names as for resolve.",
+    " with the same recorded checksum are not read, so later damage is not seen: that is for verify."
+    " A and B are paths, or names as for resolve.",
     example=_EXAMPLE,
 )
 @click.argument("a", metavar="A")

@@ -12,7 +12,7 @@ import click
 from linnaeus.cli._errors import EXIT_CODES_HELP, guarded
 from linnaeus.cli._listening import listening
 from linnaeus.cli._options import talk_options
-from linnaeus.cli._render import Renderer
+from linnaeus.cli._render import Renderer, open_missing_streams
 
 _COMMANDS = (
     "resolve",
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What stands after the program's name; None means those of this process.
     """
+    open_missing_streams()
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     out = Renderer()
     with listening(out):

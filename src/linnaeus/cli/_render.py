@@ -119,6 +119,22 @@ class Renderer:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def open_missing_streams() -> None:
+    """Lead the standard streams that whoever started the program closed to nowhere.
+
+    A file that is opened while one is missing takes its number: what a library prints would then end up
+    in a checkpoint that is being written.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 

@@ -31,9 +31,9 @@ _SOURCES = (
 _NAMED = 3
 
 
-def show_report(out: Renderer, report: LoadReport) -> None:
-    """Print a report as tables and what is to be looked into."""
-    out.line(report.summary())
+def show_report(out: Renderer, report: LoadReport, *, mark: str = "") -> None:
+    """Print a report as tables and what is to be looked into; `mark` precedes it."""
+    out.line(report.summary(), mark=mark, style="bold")
     if not report.sources:
         return
     for table in (_sources_table(report), modules_table(report)):

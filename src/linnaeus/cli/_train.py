@@ -69,8 +69,9 @@ class _Teller:
             at = f"at epoch {progress.epoch}, step {progress.step:,} of {num_steps:,}"
             out.line(f"{progress.resumed_from} {at}", mark="resumed from", style="bold")
         if report is not None and report.sources:
-            for number, line in enumerate(report.lines()):
-                out.line(line, mark="" if number else "pretrained:", style="bold")
+            from linnaeus.cli._reports import show_report
+
+            show_report(out, report, mark="pretrained:")
 
     def on_step(self, progress: Progress, loss: float) -> None:
         """Move the bar."""

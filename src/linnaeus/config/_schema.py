@@ -175,8 +175,17 @@ class ModelConfig(OpenSection):
     PRETRAINED_RECIPE: OptionalText = None
     PRETRAINED_EMA: Flag = False
     PRETRAINED_CONTAINER: OptionalText = None
-    PRETRAINED_HEADS: OptionalText | dict[str, Any] = None
+    PRETRAINED_HEADS: Any = None
     PRETRAINED_MIN_COVERAGE: Share = 0.9
+
+    @field_validator("PRETRAINED_HEADS")
+    @classmethod
+    def _text_or_section(cls, value: object) -> object:
+        if value is None or value == "" or isinstance(value, dict):
+            return value or None
+        if value not in ("fit", "drop", "keep"):
+            raise ValueError("should be fit, drop, keep, or a section that maps heads by class name")
+        return value
 
 
 class TrainConfig(OpenSection):

@@ -25,7 +25,8 @@ def default_cache_dir() -> Path:
         `linnaeus/checkpoints` in the platform's user cache directory.
 
     Raises:
-        ConfigError: The variable starts with the home directory of an unknown user.
+        ConfigError: The variable starts with the home directory of an unknown user, or names a variable
+            that is not set.
     """
     if named := os.environ.get(CACHE_DIR_VARIABLE):
         try:
@@ -52,6 +53,9 @@ def expanded_user(path: str | os.PathLike[str]) -> Path:
 def _expanded(text: str) -> Path:
     if not text or _control_characters(text):
         raise ValueError("should name a directory, without control characters")
+    text = os.path.expandvars(text)
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", text):  # or a directory of that very name would be made
+        raise ValueError(f"names an environment variable that is not set, {unset[0]}")
     return expanded_user(text)
 
 

@@ -80,6 +80,7 @@ def convert(
         return _from_safetensors(source, target)
     about = pth.describe(source).about
     try:
+        pth.require_valid(source)  # or damaged bytes would get checksums that call them whole
         obj = pth.load(source)
     except (UnsafeCheckpointError, UnsupportedFormatError) as error:
         if not trust:

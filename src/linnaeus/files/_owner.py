@@ -18,8 +18,6 @@ import time
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 _LONGEST_START_BYTES = 160
 _TAGGED = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}\.tmp$")
@@ -37,14 +35,38 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process started, in hundredths of a second, or None when there is none."""
+    """Return when a process started, in ticks since the machine's, or None when there is none.
+
+    Never by the clock, which may be set while the process runs: it would be taken for another one.
+    """
+    try:
+        # After the program's name, which may hold blanks and brackets: the state, and 18 fields further on.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else _started_elsewhere(pid)
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _started_elsewhere(pid: int) -> int | None:
+    """Return the same on systems that have no such files, in hundredths of a second."""
+    import psutil
+
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return int(process.create_time() * 100)
+        return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 100)
     except psutil.NoSuchProcess:
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Tell whether a process of another user runs that can't be looked at, as clusters are often set up."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def owner_tag() -> str:
@@ -67,8 +89,10 @@ def _is_abandoned(entry: Path) -> bool:
     if tag["machine"] != _machine():
         return time.time() - entry.lstat().st_mtime > _ABANDONED_AFTER_SECONDS
     started = _started(int(tag["pid"]))
-    # Start times are read back through a clock conversion, so allow them to be off by a second.
-    return started is None or abs(started - int(tag["started"])) > 100
+    if started is None:
+        return not _is_hidden(int(tag["pid"]))
+    # Where they are read back through a clock conversion, start times may be off by a second.
+    return abs(started - int(tag["started"])) > 100
 
 
 def sweep_abandoned(directory: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from linnaeus.config import Config
 from linnaeus.errors import ConfigError
 from linnaeus.models._mformer import mFormer
 from linnaeus.models._shapes import VARIANTS, MFormerShape
+from linnaeus.models._timm import PREFIX, TimmClassifier
 
 Options = Mapping[str, Any]
 
@@ -36,7 +37,8 @@ def model_names() -> tuple[str, ...]:
 def build_model(cfg: Config) -> nn.Module:
     """Build the model that a config describes, with fresh weights from torch's default generator.
 
-    Read are MODEL.NAME (or MODEL.TYPE), MODEL.HEADS ({rank: classes}), MODEL.IN_CHANS (3), MODEL.IMG_SIZE,
+    A name that begins with `timm/` is that of a backbone of timm, where it is installed. For our own models,
+    read are MODEL.NAME (or MODEL.TYPE), MODEL.HEADS ({rank: classes}), MODEL.IN_CHANS (3), MODEL.IMG_SIZE,
     MODEL.STEM_PATCH_SIZE, and what differs from the named size in MODEL.CONVNEXT_STAGES (DIMS, DEPTHS, GAMMA)
     and MODEL.ROPE_STAGES (DIM, DEPTH, NUM_HEADS, MLP_RATIO, LAYER_SCALE, ROPE_MIXED, ROPE_THETA).
 
@@ -50,9 +52,12 @@ def build_model(cfg: Config) -> nn.Module:
         ConfigError: No such model, or options that make none.
     """
     options = cast("Options", cfg.to_plain()["MODEL"])
+    in_chans = _whole(options.get("IN_CHANS", 3), "MODEL.IN_CHANS")
+    name = str(options.get("NAME") or "")
+    if name.startswith(PREFIX):
+        return TimmClassifier(name.removeprefix(PREFIX), heads=_heads(options), in_chans=in_chans)
     shape = _shape(options)
     _check_image_size(options.get("IMG_SIZE"), shape)
-    in_chans = _whole(options.get("IN_CHANS", 3), "MODEL.IN_CHANS")
     return mFormer(shape, heads=_heads(options), in_chans=in_chans)
 
 

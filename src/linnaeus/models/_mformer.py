@@ -46,7 +46,7 @@ class mFormer(nn.Module):  # noqa: N801 - the architecture is spelled so
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
         self.blocks = nn.ModuleList(_block(shape) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.dim, eps=NORM_EPS)
-        self.heads = _heads(heads, shape.dim)
+        self.heads = heads_of(heads, shape.dim)
         self.apply(partial(init_affine, std=shape.init_std))
         nn.init.trunc_normal_(self.cls_token, std=shape.init_std)
 
@@ -88,7 +88,12 @@ def _block(shape: MFormerShape) -> RoPEBlock:
     )
 
 
-def _heads(heads: Mapping[str, int], dim: int) -> nn.ModuleDict:
+def heads_of(heads: Mapping[str, int], dim: int) -> nn.ModuleDict:
+    """Return a linear head for each rank over features of a width.
+
+    Raises:
+        ConfigError: A rank's name can't name a module, or a rank has no classes.
+    """
     for rank, num_classes in heads.items():
         if not rank.isidentifier() or hasattr(nn.ModuleDict, rank):
             raise ConfigError(

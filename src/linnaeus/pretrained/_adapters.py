@@ -53,7 +53,7 @@ def unit_scale(shape: Shape) -> Weight:
         shape=shape,
         dtype=torch.float32,
         origins=(),
-        read=lambda: torch.ones(shape),
+        read=lambda: torch.ones(shape, device="cpu"),
         adapted="ones: the source does not scale",
     )
 
@@ -150,8 +150,8 @@ def axial_frequencies(shape: Shape, *, theta: float) -> Tensor:
         theta: Base; pair k turns by `theta ** (-4k / head_dim)`.
     """
     _, _, num_pairs = shape
-    exponents = torch.arange(num_pairs // 2, dtype=torch.float32) * 2 / num_pairs
-    freqs = torch.zeros(shape)
+    exponents = torch.arange(num_pairs // 2, dtype=torch.float32, device="cpu") * 2 / num_pairs
+    freqs = torch.zeros(shape, device="cpu")
     freqs[0, :, : num_pairs // 2] = freqs[1, :, num_pairs // 2 :] = theta**-exponents
     return freqs
 

@@ -67,7 +67,7 @@ def load_pretrained(cfg: Config, model: nn.Module) -> LoadReport:
         report = _nothing(model, targets)
         logger.info("%s", report.summary())
         return report
-    return _transferred(_request(choice, cfg, look_here(cfg)), model)
+    return _transferred(_request(choice, cfg, look_here(cfg)), model, targets)
 
 
 def stitch(recipe: AnyRecipe, model: nn.Module, cfg: Config | None = None) -> LoadReport:
@@ -177,8 +177,9 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def _transferred(asked: _Request, model: nn.Module) -> LoadReport:
-    report = transfer(asked.sources, model, joints=asked.joints, min_coverage=asked.min_coverage)
+def _transferred(asked: _Request, model: nn.Module, targets: Targets | None = None) -> LoadReport:
+    share = asked.min_coverage
+    report = transfer(asked.sources, model, joints=asked.joints, min_coverage=share, targets=targets)
     return replace(report, notes=(*report.notes, *asked.notes))
 
 

@@ -149,12 +149,17 @@ def _claim_again(made: Plan, first: Copy, weight: Weight, source: str) -> None:
     """Take a second claim for a conflict, unless it is one shared tensor that was saved under two names."""
     name = first.target.name
     origins = first.weight.origins
-    if first.source == source and torch.equal(first.weight.read(), weight.read()):
+    if first.source == source and _same(first.weight.read(), weight.read()):
         both = replace(first.weight, origins=tuple(dict.fromkeys((*origins, *weight.origins))))
         made.copies[name] = replace(first, weight=both)
         return
     one, other = (", ".join(claim) or "a rule" for claim in (origins, weight.origins))
     made.seams.append(f"{name} is claimed twice: by {one} of {first.source} and by {other} of {source}")
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors are the same; where values are not known, they may be."""
+    return one.is_meta or other.is_meta or torch.equal(one, other)
 
 
 def _open_joint(fitted: Iterable[Fitted], joint: Joint) -> Iterator[str]:

@@ -86,6 +86,16 @@ def require_memory(targets: Targets) -> None:
     for target in targets.first:
         if target.tensor.is_meta:
             raise _no_memory(target.name, "it is on the meta device")
+        if hasattr(target.tensor, "device_mesh"):
+            raise _sharded(target.name)
+
+
+def _sharded(name: str) -> IncompatibleWeightsError:
+    return IncompatibleWeightsError(
+        path="a pretrained checkpoint",
+        problem=f"the model's {name} is spread over ranks already",
+        advice="Load pretrained weights before fully_shard or any other sharding.",
+    )
 
 
 def _no_memory(name: str, why: str) -> IncompatibleWeightsError:

@@ -25,6 +25,7 @@ from linnaeus.pretrained._plan import Copy, Joint, Plan, plan
 from linnaeus.pretrained._report import LoadReport, SourceReport
 from linnaeus.pretrained._sources import require_readable
 from linnaeus.pretrained._targets import Targets, Wishes, require_memory, targets_of, wishes_of
+from linnaeus.pth import prefetch
 
 logger = logging.getLogger("linnaeus.pretrained")
 
@@ -33,13 +34,19 @@ _MAX_THREADS = 8
 
 
 def transfer(
-    sources: Sequence[Source], model: nn.Module, *, joints: Sequence[Joint] = (), min_coverage: float
+    sources: Sequence[Source],
+    model: nn.Module,
+    *,
+    joints: Sequence[Joint] = (),
+    min_coverage: float,
+    targets: Targets | None = None,
 ) -> LoadReport:
     """Bring sources into a model.
 
     Args:
         sources: What to load.
         model: The model.
+        targets: Its tensors, where they are known already.
         joints: Widths that must be the same, by source.
         min_coverage: Share of what each source claims, and of all of it, that must arrive.
 
@@ -50,7 +57,7 @@ def transfer(
         IncompatibleWeightsError: See `load_pretrained`; the model is untouched.
     """
     started = time.perf_counter()
-    targets = targets_of(model)
+    targets = targets or targets_of(model)
     made, report, wishes = _planned(require_readable(list(sources)), model, targets, joints, min_coverage)
     _require(made, report, wishes)
     require_memory(targets)
@@ -137,11 +144,22 @@ def _refused(
 
 def _copy(copies: Collection[Copy]) -> int:
     """Copy the weights on several cores and return their bytes as the model holds them."""
+    # In the order of the files, and announced beforehand, so that a disk reads ahead of what is copied.
+    ordered = sorted(copies, key=_place)
+    prefetch(copy.weight.stored for copy in ordered if copy.weight.stored is not None)
     num_threads = max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(copies)))
-    # The largest first, so that none is left to one core at the end.
-    largest_first = sorted(copies, key=lambda copy: copy.target.tensor.nbytes, reverse=True)
+    left = iter(ordered)  # shared: taking the next of a list is one step
     with ThreadPoolExecutor(num_threads) as pool:
-        return sum(pool.map(_fill, largest_first))
+        return sum(pool.map(_fill_all, [left] * num_threads))
+
+
+def _place(copy: Copy) -> tuple[str, int]:
+    stored = copy.weight.stored
+    return ("", 0) if stored is None else (str(stored.path), stored.start or 0)
+
+
+def _fill_all(copies: Iterable[Copy]) -> int:
+    return sum(_fill(copy) for copy in copies)
 
 
 def _fill(copy: Copy) -> int:

@@ -16,8 +16,8 @@ from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
-from linnaeus.pth._sketch import sketch
-from linnaeus.pth._stored import StoredTensor
+from linnaeus.pth._sketch import sketch, sketch_there
+from linnaeus.pth._stored import StoredTensor, prefetch
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
@@ -42,11 +42,13 @@ __all__ = [
     "mapped_file",
     "memory_of",
     "not_finite",
+    "prefetch",
     "require_valid",
     "rewrite_trusted",
     "save",
     "save_error",
     "sketch",
+    "sketch_there",
     "take_apart",
     "verify",
 ]

@@ -9,6 +9,7 @@ Source of the format: PKWARE APPNOTE 6.3.10; `torch.save` stores records uncompr
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -206,6 +207,20 @@ def _crc_error(path: Path, record: Record, found: int) -> CorruptCheckpointError
         problem=f"CRC-32 {record.crc32:08x} was recorded, {found:08x} found",
         record=record.name,
     )
+
+
+def open_file(path: Path) -> int:
+    """Open a file for reading and return its descriptor.
+
+    Raises:
+        CheckpointInvalidError: It is none: opening a pipe would wait for somebody to write into it.
+        OSError: The system refused.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise CheckpointInvalidError(path=str(path), problem=f"it is {kind}")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def not_readable(path: Path, error: OSError) -> CheckpointInvalidError:

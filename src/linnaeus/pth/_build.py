@@ -18,6 +18,7 @@ from linnaeus.pth._emit import MAX_DEPTH
 
 DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 _UNQUANTIZED = {name: dtype for name, dtype in DTYPES.items() if not name.startswith("q")}
+_HEAVIEST_KEY = 100_000
 _LAYOUTS = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 _SCHEMES = ("per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams")
 
@@ -60,6 +61,8 @@ class _Builder:
         self._objects: list[Any] = []
         # A tensor that stands in several places is one object; its number and form say so.
         self._made: dict[tuple[str, int], torch.Tensor] = {}
+        # How many values each tuple has with all repetitions written out, by id; `_objects` keeps them alive.
+        self._weights: dict[int, int] = {}
 
     def node(self, node: Any, depth: int) -> Any:
         if depth > 2 * MAX_DEPTH:
@@ -124,7 +127,8 @@ class _Builder:
                 made = torch.empty_strided(shape, stride, dtype=_UNQUANTIZED[dtype], device="meta")
             else:
                 # Bounds were checked when the description was read.
-                made = torch.empty(0, dtype=_UNQUANTIZED[dtype]).set_(storage, offset, shape, stride)
+                empty = torch.empty(0, dtype=_UNQUANTIZED[dtype], device=storage.device)
+                made = empty.set_(storage, offset, shape, stride)
             return _marked(made, marks) if marks else made
         except RuntimeError as error:
             raise LyingError(f"tensor {number} can't be made ({error})") from error
@@ -202,19 +206,26 @@ class _Builder:
     def _fill(self, made: dict[Any, Any], pairs: Any, depth: int) -> None:
         for key, item in pairs:
             # The key first, as the writer met it; an assignment would begin with the value.
-            made_key = self.node(key, depth + 1)
+            made_key = self._hashable(self.node(key, depth + 1))
             made[made_key] = self.node(item, depth + 1)
 
     def sequence(self, node: dict[str, Any], depth: int) -> Any:
         kind, items = next(iter(node.items()))
         made = tuple(self.node(item, depth + 1) for item in items)
         if kind == "$set":
-            unique = set(made)
+            unique = {self._hashable(item) for item in made}
             self._objects.append(unique)
             return unique
         if made:
             self._objects.append(made)
+            self._weights[id(made)] = 1 + sum([self._weights.get(id(item), 1) for item in made])
         return made
+
+    def _hashable(self, key: Any) -> Any:
+        """Return a key, unless hashing it would take ages: tuples of shared tuples of shared tuples."""
+        if type(key) is tuple and self._weights.get(id(key), 1) > _HEAVIEST_KEY:
+            raise LyingError("a key is too large")
+        return key
 
 
 def _marked(tensor: torch.Tensor, marks: Sequence[Any]) -> torch.Tensor:

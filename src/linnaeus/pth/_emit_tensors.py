@@ -218,6 +218,8 @@ def marks_of(value: torch.Tensor) -> tuple[str, ...]:
 
 def _write_sparse(e: Emitter, value: torch.Tensor, path: str) -> None:
     layout = str(value.layout)
+    if layout not in _SPARSE_PARTS:
+        raise RefusedError(f"{path or 'the object'} is a tensor of layout {layout}")
     parts = [getattr(value, name)() for name in _SPARSE_PARTS[layout]]
     e.named("torch._utils", "_rebuild_sparse_tensor")
     e.out.append(op.MARK)

@@ -19,7 +19,7 @@ from linnaeus.errors import (
     UnsafeCheckpointError,
     UnsupportedFormatError,
 )
-from linnaeus.pth._archive import PICKLE_RECORD, Archive, not_readable, open_archive
+from linnaeus.pth._archive import PICKLE_RECORD, Archive, not_readable, open_archive, open_file
 from linnaeus.pth._document import RECORD, Document, TensorInfo, parse
 from linnaeus.pth._legacy import code_asked_for, is_legacy, read_legacy, starts_like_pickle
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
@@ -102,7 +102,7 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
         CheckpointInvalidError: The system won't let it be read.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with os.fdopen(open_file(path), "rb", buffering=0) as file:
             head = os.pread(file.fileno(), _HEAD_BYTES, 0)
             size_bytes = os.fstat(file.fileno()).st_size
             if not head:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
-from linnaeus.pth._load import load, load_described, own_document
+from linnaeus.pth._load import load, load_described, opened, own_document
 
 if TYPE_CHECKING:
     import torch
@@ -130,17 +130,11 @@ def mapped_file(path: Path) -> Iterator[MappedFile]:
     """
     from linnaeus.pth._storages import map_whole, mapped_storages
 
-    document = own_document(path)
-    if document is None:
-        yield MappedFile(load(path), path, -1, None)
-        return
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise not_readable(path, error) from error
-    try:
-        whole = map_whole(path)
-        content = load_described(path, document, mapped_storages(whole, document.storages, "cpu"))
-        yield MappedFile(content, path, descriptor, whole)
-    finally:
-        os.close(descriptor)
+    with opened(path) as descriptor:
+        document = own_document(path, descriptor)
+        if document is not None:
+            whole = map_whole(path, descriptor)
+            content = load_described(path, document, mapped_storages(whole, document.storages, "cpu"))
+            yield MappedFile(content, path, descriptor, whole)
+            return
+    yield MappedFile(load(path), path, -1, None)

@@ -19,6 +19,7 @@ from linnaeus.pth._describe import Description, description_of
 from linnaeus.pth._document import RECORD, parse
 from linnaeus.pth._examine import Examination, outlined, tensor_infos
 from linnaeus.pth._outline import BAD_PICKLE, outline_of
+from linnaeus.pth._safetensors import SAFETENSORS, header_bytes, parse_header
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -39,26 +40,39 @@ def glance(name: str, size_bytes: int, read_at: ReadAt) -> Description:
     Raises:
         CheckpointInvalidError: It is no checkpoint in the format since torch 1.6, or visibly damaged.
     """
+    return description_of(examine_there(name, size_bytes, read_at))
+
+
+def examine_there(name: str, size_bytes: int, read_at: ReadAt) -> Examination:
+    """Do what `glance` does, and return all that is known of the file."""
+    if name.endswith(".safetensors"):
+        return _safetensors(Path(name), size_bytes, read_at)
     try:
         with zipfile.ZipFile(_Ranges(size_bytes, read_at)) as archive:
-            return _described(Path(name), size_bytes, archive)
+            return _examined(Path(name), size_bytes, archive)
     except (*BAD_ZIP, *BAD_PICKLE) as error:
         if isinstance(error, CheckpointInvalidError):  # one of ours is a ValueError too
             raise
         raise CorruptCheckpointError(path=name, problem=f"its end is unreadable ({error})") from error
 
 
-def _described(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Description:
+def _safetensors(path: Path, size_bytes: int, read_at: ReadAt) -> Examination:
+    head = read_at(0, min(size_bytes, _PIECE_BYTES))
+    length = min(header_bytes(head), size_bytes)
+    if length > len(head):
+        head += read_at(len(head), length - len(head))
+    tensors, about = parse_header(path, head[8:length], size_bytes)
+    return Examination(path, SAFETENSORS, size_bytes, tensors, tuple(t.name for t in tensors), about)
+
+
+def _examined(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Examination:
     prefix = prefix_of(path, archive.namelist())
     if prefix + RECORD not in archive.NameToInfo:
         outline = outline_of(archive.read(prefix + PICKLE_RECORD))
-        return description_of(outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline), None))
+        return outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline), None)
     entry = archive.getinfo(prefix + RECORD)
     found = parse(path, archive.read(entry), entry.header_offset)
-    examined = Examination(
-        path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found
-    )
-    return description_of(examined)
+    return Examination(path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found)
 
 
 class _Ranges(io.RawIOBase):

@@ -11,12 +11,18 @@ import pickle
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
-from linnaeus.pth._archive import not_readable
+from linnaeus.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    UnsafeCheckpointError,
+    UnsupportedFormatError,
+)
+from linnaeus.pth._archive import not_readable, open_file
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._document import RECORD, Document
 from linnaeus.pth._examine import Examination, examine
@@ -45,38 +51,69 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
         The saved object: tensors and plain containers.
 
     Raises:
+        CheckpointNotFoundError: There is no such file.
         UnsafeCheckpointError: The file asks for code; its `globals` name what.
         CorruptCheckpointError: The file is damaged.
         UnsupportedFormatError: The file is no checkpoint.
+        RuntimeError, AssertionError: Torch's own, where `map_location` names no device or one that is not
+            there.
+        TypeError: `map_location` is none.
     """
-    document = own_document(Path(path)) if _is_plain_place(map_location) else None
-    if document is not None:
-        from linnaeus.pth._storages import map_whole, mapped_storages, read_storages
-
-        try:
-            storages = (
-                mapped_storages(map_whole(Path(path)), document.storages, map_location)
-                if mmap
-                else read_storages(Path(path), document.storages, map_location)
-            )
-        except OSError as error:
-            raise not_readable(Path(path), error) from error
-        return load_described(Path(path), document, storages)
-    found = examine(Path(path))
+    file = Path(path)
+    if not (map_location is None or isinstance(map_location, Mapping | str) or _can_place(map_location)):
+        raise TypeError(f"map_location can't be a {type(map_location).__name__}")
+    if not file.exists():
+        raise CheckpointNotFoundError(identifier=str(file), places=["there is no such file"])
+    if _is_plain_place(map_location):
+        with opened(file) as descriptor:
+            document = own_document(file, descriptor)
+            if document is not None:
+                return _load_own(file, descriptor, document, map_location, mmap=mmap)
+    found = examine(file)
     found.require_safe()
     if found.kind in (SAFETENSORS, INDEX):
         return _load_safetensors(found, map_location)
     return _load_pickled(found, map_location=map_location, mmap=mmap)
 
 
-def own_document(path: Path) -> Document | None:
-    """Return the description of a file of our own; anything else is for `examine` to judge.
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file once, so that all that is read is of the same one, whoever renames another over it.
+
+    Raises:
+        CheckpointInvalidError: It can't be opened.
+    """
+    try:
+        descriptor = open_file(path)
+    except OSError as error:
+        raise not_readable(path, error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _load_own(path: Path, descriptor: int, document: Document, map_location: Any, *, mmap: bool) -> Any:
+    import torch
+
+    from linnaeus.pth._storages import map_whole, mapped_storages, read_storages
+
+    torch.empty(0, device=map_location)  # what is wrong with the device must not be told of the file
+    if mmap:
+        storages = mapped_storages(map_whole(path, descriptor), document.storages, map_location)
+    else:
+        storages = read_storages(descriptor, document.storages, map_location)
+    return load_described(path, document, storages)
+
+
+def own_document(path: Path, descriptor: int) -> Document | None:
+    """Return the description of an open file of our own; anything else is for `examine` to judge.
 
     So is one whose bytes are not in this machine's order: torch is left to swap them.
     """
     try:
-        with path.open("rb", buffering=0) as file, collection_paused():
-            document = read_document(path, file.fileno())
+        with collection_paused():
+            document = read_document(path, descriptor)
     except OSError as error:
         raise not_readable(path, error) from error
     return document if document and document.written.get("byteorder") == sys.byteorder else None
@@ -84,7 +121,17 @@ def own_document(path: Path) -> Document | None:
 
 def _is_plain_place(map_location: Any) -> bool:
     """Tell whether tensors just go to one device; what torch does for anything else is left to torch."""
-    return str(map_location) != "meta" and (isinstance(map_location, str) or hasattr(map_location, "index"))
+    return str(map_location) != "meta" and isinstance(map_location, str | _device_type())
+
+
+def _can_place(map_location: Any) -> bool:
+    return callable(map_location) or isinstance(map_location, _device_type())
+
+
+def _device_type() -> type:
+    import torch
+
+    return torch.device
 
 
 def _load_safetensors(found: Examination, map_location: Any) -> dict[str, Any]:
@@ -100,7 +147,7 @@ def _load_pickled(found: Examination, *, map_location: Any, mmap: bool) -> Any:
     stand_ins: list[Any] = [
         (REPLACEMENTS.get(name, OrderedDict), name) for name in STAND_INS if name in found.replaced
     ]
-    can_map = mmap and "before 1.6" not in found.kind and not callable(map_location)
+    can_map = mmap and "before 1.6" not in found.kind and not callable(map_location) and _is_text(found.path)
     try:
         with torch.serialization.safe_globals(stand_ins):
             loaded = torch.load(found.path, map_location=map_location, weights_only=True, mmap=can_map)
@@ -111,6 +158,15 @@ def _load_pickled(found: Examination, *, map_location: Any, mmap: bool) -> Any:
             path=str(found.path), problem=f"torch can't read it ({error})"
         ) from error
     return without_stand_ins(loaded) if stand_ins else loaded
+
+
+def _is_text(path: Path) -> bool:
+    """Tell whether a name is UTF-8; torch can't map a file of another."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_described(path: Path, document: Document, storages: Callable[[int], torch.UntypedStorage]) -> Any:

@@ -7,6 +7,7 @@ leaves the temporary name alone, which the next saver in that directory sweeps.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,10 +45,11 @@ def save(
             somebody has it open or linked after all, it is only removed.
 
     Raises:
-        SaveError: `obj` holds something else (its place in `obj` is named), or the system refused.
+        SaveError: `obj` holds something else (its place in `obj` is named), `path` is something else than
+            a file, or the system refused.
         InsufficientSpaceError: There is no room for it.
     """
-    final = Path(path)
+    final = _file_name(path)
     if recycled is not None and not recycled.is_nobodys():  # somebody took it while it waited
         remove_file(recycled.path)
         recycled = None
@@ -59,12 +61,22 @@ def save(
             size_bytes = parts.size_bytes
             if recycled is None:
                 require_space(final, size_bytes)
-            parts.write(temporary)
+        parts.write(temporary)
         commit(temporary, final, durable=durable)
     except OSError as error:
         raise save_error(error, final, size_bytes) from error
     finally:
-        remove_file(temporary)
+        with contextlib.suppress(OSError):  # whoever saves here next sweeps it
+            remove_file(temporary)
+
+
+def _file_name(path: str | os.PathLike[str]) -> Path:
+    """Return where a file may be put: never in place of a device, which a rename would replace for all."""
+    final = Path(path)
+    if os.path.lexists(final) and not final.is_symlink() and not final.is_file():
+        kind = "a directory" if final.is_dir() else "no regular file"
+        raise SaveError(path=str(final), problem=f"it is {kind}")
+    return final
 
 
 def take_apart(obj: Any, about: Mapping[str, Any], final: Path) -> Parts:
@@ -96,6 +108,8 @@ def take_apart(obj: Any, about: Mapping[str, Any], final: Path) -> Parts:
         raise SaveError(
             path=str(final), problem=f"what it shall say of itself is not JSON ({error})"
         ) from error
+    except RuntimeError as error:  # torch can't tell what some tensor consists of
+        raise SaveError(path=str(final), problem=f"it holds a tensor without memory ({error})") from error
 
 
 def save_error(error: OSError, final: Path, size_bytes: int) -> SaveError:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from linnaeus.pth._bounds import MAX_DEPTH
 from linnaeus.pth._document import Document, child_nodes
 from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._glance import ReadAt, examine_there
 from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._safetensors import INDEX, SAFETENSORS, read_index, start_of
 from linnaeus.pth._stored import StoredTensor
@@ -41,6 +43,30 @@ def sketch(path: Path) -> Any:
     found = examine(path)
     found.require_safe()
     return sketch_examined(found)
+
+
+def sketch_there(name: str, size_bytes: int, read_at: ReadAt) -> Any:
+    """Return what a file holds of which only ranges can be had; its tensors can't be read.
+
+    Args:
+        name: What to call it.
+        size_bytes: Of the whole file.
+        read_at: Returns `length` bytes from `offset` on, for each (offset, length).
+
+    Raises:
+        CheckpointInvalidError: It is no checkpoint in the format since torch 1.6, or unsafe.
+    """
+    found = examine_there(name, size_bytes, read_at)
+    found.require_safe()
+    return _unreadable(sketch_examined(found))
+
+
+def _unreadable(node: Any) -> Any:
+    if isinstance(node, StoredTensor):
+        return replace(node, start=None)
+    if isinstance(node, dict):
+        return {key: _unreadable(item) for key, item in node.items()}
+    return [_unreadable(item) for item in node] if isinstance(node, list) else node
 
 
 def sketch_examined(found: Examination) -> Any:

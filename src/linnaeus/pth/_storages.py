@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from linnaeus.errors import CheckpointInvalidError
 from linnaeus.pth._build import LyingError
 from linnaeus.pth._memory import memory_of
 
@@ -16,13 +17,24 @@ Storages = Callable[[int], torch.UntypedStorage]
 Places = Sequence[tuple[int, int]]
 
 
-def map_whole(path: Path) -> torch.UntypedStorage:
-    """Map a file, private to this process.
+def map_whole(path: Path, descriptor: int) -> torch.UntypedStorage:
+    """Map an open file, private to this process.
+
+    Args:
+        path: Its name, which may be another file's by now.
+        descriptor: The open file.
 
     Raises:
-        OSError: It can't be read.
+        CheckpointInvalidError: The system won't map it.
     """
-    whole: Any = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    # Torch opens it anew by a name; this one stands for the file that is open, and is always text in ASCII.
+    open_as = Path(f"/dev/fd/{descriptor}")
+    size_bytes = os.fstat(descriptor).st_size
+    name = str(open_as if open_as.exists() else path)
+    try:
+        whole: Any = torch.UntypedStorage.from_file(name, False, size_bytes)
+    except (OSError, RuntimeError) as error:  # torch's own reports of the system's refusals are either
+        raise CheckpointInvalidError(path=str(path), problem=f"it can't be mapped ({error})") from error
     return whole  # type: ignore[no-any-return]
 
 
@@ -31,16 +43,12 @@ def mapped_storages(whole: torch.UntypedStorage, places: Places, device: Any) ->
     return _kept(places, device, lambda offset, size: whole[offset : offset + size])
 
 
-def read_storages(path: Path, places: Places, device: Any) -> Storages:
-    """Read each storage into memory of its own when it is first asked for."""
+def read_storages(descriptor: int, places: Places, device: Any) -> Storages:
+    """Read each storage of an open file into memory of its own when it is first asked for."""
 
     def read(offset: int, size: int) -> torch.UntypedStorage:
         storage = torch.UntypedStorage(size)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            read_into(descriptor, memory_of(storage), offset)
-        finally:
-            os.close(descriptor)
+        read_into(descriptor, memory_of(storage), offset)
         return storage
 
     return _kept(places, device, read)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,8 @@ from linnaeus.pth._globals import item_bytes
 
 if TYPE_CHECKING:
     import torch
+
+_GAP_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +57,7 @@ class StoredTensor:
         return (last + 1) * item_bytes(self.dtype)
 
     def read(self) -> torch.Tensor:
-        """Return it, read into memory of its own.
+        """Return it, read into memory of its own; on the meta device where it can't be read.
 
         Raises:
             CheckpointInvalidError: The file became shorter, or can't be read.
@@ -63,7 +67,9 @@ class StoredTensor:
         from linnaeus.pth._build import DTYPES
 
         dtype = DTYPES[self.dtype]
-        flat = torch.empty(self.num_bytes // item_bytes(self.dtype), dtype=dtype)
+        if self.start is None:
+            return torch.empty(self.shape, dtype=dtype, device="meta")
+        flat = torch.empty(self.num_bytes // item_bytes(self.dtype), dtype=dtype, device="cpu")
         self._read_into(flat)
         return flat.as_strided(self.shape, self.stride)
 
@@ -79,10 +85,12 @@ class StoredTensor:
         import torch
 
         alike = (
-            target.layout is torch.strided
+            type(target) in (torch.Tensor, torch.nn.Parameter)  # others may keep their bytes elsewhere
+            and target.layout is torch.strided
             and target.device.type == "cpu"
             and target.is_contiguous()
             and self.is_contiguous
+            and self.start is not None
             and str(target.dtype) == f"torch.{self.dtype}"
             and tuple(target.shape) == self.shape
         )
@@ -102,6 +110,33 @@ class StoredTensor:
             _read_all(self.path, memory, self.start)
         except OSError as error:
             raise not_readable(self.path, error) from error
+
+
+def prefetch(tensors: Iterable[StoredTensor]) -> None:
+    """Tell the system that tensors will be read soon; it begins on its own, and nothing waits for it.
+
+    Neighbours in a file are announced together: each call costs as much as reading a small tensor.
+    """
+    ranges: dict[Path, list[list[int]]] = {}
+    for stored in tensors:
+        if stored.start is not None and stored.num_bytes:
+            found = ranges.setdefault(stored.path, [])
+            if found and 0 <= stored.start - found[-1][1] < _GAP_BYTES:
+                found[-1][1] = stored.start + stored.num_bytes
+            else:
+                found.append([stored.start, stored.start + stored.num_bytes])
+    for path, places in ranges.items():
+        with contextlib.suppress(OSError):  # reading will tell
+            _announce(path, places)
+
+
+def _announce(path: Path, places: list[list[int]]) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for first, last in places:
+            os.posix_fadvise(descriptor, first, last - first, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def _read_all(path: Path, memory: memoryview, start: int) -> None:

@@ -85,6 +85,8 @@ class _Writer:
         """Write one record and return its CRC-32."""
         if isinstance(content, bytes):
             small: Any = content
+        elif content.source.nbytes() != content.size_bytes:  # beware of reading beyond its memory
+            raise OSError(errno.EBUSY, "the memory of a tensor was resized while it was saved")
         elif content.size_bytes <= _SMALL_BYTES and self._reader is not None:
             small = b"".join(map(bytes, self._reader(content.source)))
         elif content.size_bytes <= _SMALL_BYTES and content.on_cpu:

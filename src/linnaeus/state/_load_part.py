@@ -31,7 +31,7 @@ def load_part(part: Any, state: Any, source: MappedFile | None) -> Callable[[], 
     # Others keep the tensors that they are given: copies, since the file's pages would be read one by one
     # when a step first touches them. An optimizer's large ones are read afterwards.
     held = dict(part.state) if is_optimizer(part) else {}
-    state = _in_memory(state, source if is_optimizer(part) else None)
+    state = _in_memory(state, source if is_optimizer(part) else None, {})
     part.load_state_dict(state)
     if not is_optimizer(part):
         return _nothing
@@ -47,14 +47,14 @@ def only_copies(part: Any) -> bool:
     """Tell whether loading a state only copies tensors: nobody else's code sees it and may refuse it."""
     if not isinstance(part, nn.Module) or type(part).load_state_dict is not nn.Module.load_state_dict:
         return False
-    return not any(
-        one._load_state_dict_pre_hooks
-        or (
-            type(one)._load_from_state_dict is not nn.Module._load_from_state_dict
-            and not type(one)._load_from_state_dict.__module__.startswith("torch.nn.")
-        )
-        for one in part.modules()
-    )
+    return not any(one._load_state_dict_pre_hooks or _has_own_loading(type(one)) for one in part.modules())
+
+
+def _has_own_loading(kind: type[nn.Module]) -> bool:
+    if kind.set_extra_state is not nn.Module.set_extra_state:
+        return True
+    load = kind._load_from_state_dict
+    return load is not nn.Module._load_from_state_dict and not load.__module__.startswith("torch.nn.")
 
 
 def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> Mapping[str, Any]:
@@ -63,7 +63,7 @@ def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> 
     Loading that costs nothing more, as each is copied onto itself, and does all else that loading does.
     """
     mine = module.state_dict(keep_vars=True)
-    tensors = {name: t for name, t in mine.items() if type(t) in (torch.Tensor, nn.Parameter)}
+    tensors = {name: tensor for name, tensor in mine.items() if _is_plain(tensor)}
     sharing = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
     # What shares memory is left to be copied, in the module's order.
     direct = {
@@ -77,14 +77,27 @@ def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> 
     return filled  # type: ignore[no-any-return]
 
 
-def _in_memory(node: Any, source: MappedFile | None) -> Any:
-    """Return a state with copies of its tensors, except those that lie in the file."""
+def _in_memory(node: Any, source: MappedFile | None, made: dict[int, Any]) -> Any:
+    """Return a state with copies of its tensors, except those that lie in the file.
+
+    What stands in several places still does: `made` has each copy by the id of what it is of.
+    """
+    if id(node) in made:
+        return made[id(node)]
     if isinstance(node, torch.Tensor):
-        held = node.device.type != "cpu" or (source is not None and source.holds(node))
-        return node if held else node.clone()
+        if node.device.type != "cpu" or (source is not None and source.holds(node)):
+            return node
+        made[id(node)] = node.detach().clone().requires_grad_(node.requires_grad)
+        return made[id(node)]
     if type(node) is dict:
-        return {key: _in_memory(value, source) for key, value in node.items()}
-    return [_in_memory(item, source) for item in node] if type(node) is list else node
+        copied: dict[Any, Any] = made.setdefault(id(node), {})
+        copied.update((key, _in_memory(value, source, made)) for key, value in node.items())
+        return copied
+    if type(node) is list:
+        items: list[Any] = made.setdefault(id(node), [])
+        items.extend(_in_memory(item, source, made) for item in node)
+        return items
+    return node
 
 
 def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:
@@ -104,22 +117,50 @@ def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:
 
 def _own_state(optimizer: Any, held: Mapping[Any, Any], source: MappedFile) -> None:
     """Read an optimizer's state out of the file, into the tensors that it held before where they fit."""
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    owning = _Owning(source, {_memory_of(parameter) for parameter in parameters})
     for parameter, state in optimizer.state.items():
-        optimizer.state[parameter] = _owned(state, held.get(parameter), source, pairs)
-    source.fill(pairs)
+        optimizer.state[parameter] = owning.node(state, held.get(parameter))
+    source.fill(owning.pairs.values())
 
 
-def _owned(node: Any, before: Any, source: MappedFile, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-    """Return a state with tensors to be filled in place of those in the file, and add both to the pairs."""
-    if isinstance(node, torch.Tensor):
-        if not source.holds(node):
-            return node
-        fits = isinstance(before, torch.Tensor) and (before.shape, before.dtype) == (node.shape, node.dtype)
-        target = before if fits and before.device == node.device else torch.empty_like(node)
-        pairs.append((target, node))
+class _Owning:
+    """Puts tensors to be filled in place of those in the file."""
+
+    def __init__(self, source: MappedFile, taken: set[int]) -> None:
+        self._source = source
+        # Memory that is somebody's already: of parameters, and of targets.
+        self._taken = taken
+        # Target and what it gets, by the id of the latter: what stands in several places is filled once.
+        self.pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def node(self, node: Any, before: Any) -> Any:
+        """Return a state with targets for its tensors, those that stood there `before` where they fit."""
+        if isinstance(node, torch.Tensor):
+            if not self._source.holds(node):
+                return node
+            if id(node) not in self.pairs:
+                self.pairs[id(node)] = self._target(node, before), node
+            return self.pairs[id(node)][0]
+        if type(node) is dict:
+            inside = before if isinstance(before, dict) else {}
+            return {key: self.node(value, inside.get(key)) for key, value in node.items()}
+        return [self.node(item, None) for item in node] if type(node) is list else node
+
+    def _target(self, node: torch.Tensor, before: Any) -> torch.Tensor:
+        fits = _is_plain(before) and (before.shape, before.dtype) == (node.shape, node.dtype)
+        if not fits or before.device != node.device or _memory_of(before) in self._taken:
+            return torch.empty_like(node)
+        self._taken.add(_memory_of(before))
+        target: torch.Tensor = before
         return target
-    if type(node) is dict:
-        inside = before if isinstance(before, dict) else {}
-        return {key: _owned(value, inside.get(key), source, pairs) for key, value in node.items()}
-    return [_owned(item, None, source, pairs) for item in node] if type(node) is list else node
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Tell whether something is a tensor whose elements lie in one storage."""
+    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+
+
+def _memory_of(tensor: torch.Tensor) -> int:
+    """Return where a tensor's memory begins; 0 where it has not one of its own."""
+    return tensor.untyped_storage().data_ptr() if _is_plain(tensor) else 0

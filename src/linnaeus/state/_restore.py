@@ -7,13 +7,15 @@ whose loading is only copying, which are large and were compared, come last.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
-from linnaeus.errors import ResumeMismatchError
+from linnaeus.errors import CheckpointInvalidError, ResumeMismatchError
 from linnaeus.pth import MappedFile
 from linnaeus.state._load_part import load_part, only_copies
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
@@ -24,8 +26,9 @@ from linnaeus.state._rng import capture_rng, restore_rng
 _ESSENTIAL = ("model", "optimizer", "lr_scheduler")
 # Rising size: what is small is cheap to set back.
 _ORDER = ("lr_scheduler", "scaler", "data", "ema", "optimizer", "model")
+_EXTRA_STATE = "_extra_state"  # how torch names it
 # What a user's own load_state_dict raises when it is given something else than it saved.
-_REFUSALS = (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError)
+_REFUSALS = (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, AssertionError)
 
 
 def restore(
@@ -114,16 +117,32 @@ def _compare_module(label: str, module: torch.nn.Module, state: Mapping[str, Any
     problems = [f"{label}.{name}: not in the checkpoint" for name in mine if name not in state]
     problems += [f"{label}.{name}: not in this run's model" for name in state if name not in mine]
     for name, value in mine.items():
-        other = state.get(name)
-        if not isinstance(value, torch.Tensor) or name not in state:
-            continue  # a module's own extra state, or told already
-        if not isinstance(other, torch.Tensor):
-            problems.append(f"{label}.{name}: a {type(other).__name__} in the checkpoint, a tensor here")
-        elif value.shape != other.shape:
-            problems.append(
-                f"{label}.{name}: {tuple(other.shape)} in the checkpoint, {tuple(value.shape)} here"
-            )
+        if not isinstance(value, torch.Tensor) or name not in state or name.endswith(_EXTRA_STATE):
+            continue  # a module's own extra state, of whatever form, or told already
+        if is_lazy(value):
+            continue  # it takes the shape that it is given
+        problems += _compare_tensor(f"{label}.{name}", value, state[name])
     return problems
+
+
+def _compare_tensor(label: str, mine: torch.Tensor, saved: Any) -> list[str]:
+    if not isinstance(saved, torch.Tensor):
+        return [f"{label}: a {type(saved).__name__} in the checkpoint, a tensor here"]
+    if mine.shape != saved.shape:
+        return [f"{label}: {tuple(saved.shape)} in the checkpoint, {tuple(mine.shape)} here"]
+    if not _holds_all_of(mine.dtype, saved.dtype):
+        return [f"{label}: {saved.dtype} in the checkpoint, {mine.dtype} here"]
+    return []
+
+
+def _holds_all_of(mine: torch.dtype, saved: torch.dtype) -> bool:
+    """Tell whether a type keeps the values of another; in a narrower one it would be another run, unseen."""
+    if mine == saved:
+        return True
+    try:
+        return torch.promote_types(mine, saved) == mine
+    except RuntimeError:  # types of 8 bits and less don't mix
+        return mine.itemsize > saved.itemsize
 
 
 def _compare_optimizer(label: str, optimizer: Any, state: Mapping[str, Any]) -> list[str]:
@@ -145,25 +164,35 @@ def _apply(
     *,
     streams: bool,
 ) -> None:
-    undo: list[Callable[[], None]] = []
     finish: list[Callable[[], None]] = []
-    before, label = capture_rng(), "rng"
-    try:
-        if streams:
-            restore_rng(saved["rng"], path)  # a first time, since it may refuse
-        for label, name, part in _in_order(present, saved):
-            if not only_copies(part):
-                undo.append(_undo(part))
-            finish.append(load_part(part, saved[label][name] if name else saved[label], source))
-        if streams:
-            restore_rng(saved["rng"], path)  # and again, since parts may draw while they load
-    except _REFUSALS as error:
-        for act in reversed(undo):
-            act()
-        restore_rng(before, path)
-        raise ResumeMismatchError(path=path, problem=f"{label} did not take it ({error})") from error
+    # Whatever a user's own part raises, an interrupt too, sets back all of it.
+    with contextlib.ExitStack() as undo:
+        undo.callback(restore_rng, capture_rng(), path)
+        label = "rng"
+        try:
+            if streams:
+                restore_rng(saved["rng"], path)  # a first time, since it may refuse
+            for label, name, part in _in_order(present, saved):
+                if not only_copies(part):
+                    undo.callback(_suppressed(_undo(part)))
+                finish.append(load_part(part, saved[label][name] if name else saved[label], source))
+            if streams:
+                restore_rng(saved["rng"], path)  # and again, since parts may draw while they load
+        except CheckpointInvalidError:  # it is the file, which is no mismatch
+            raise
+        except _REFUSALS as error:
+            raise ResumeMismatchError(path=path, problem=f"{label} did not take it ({error})") from error
+        undo.pop_all()
     for act in finish:
         act()
+
+
+def _suppressed(act: Callable[[], None]) -> Callable[[], None]:
+    def suppressed() -> None:  # the refusal to be told is the first one
+        with contextlib.suppress(*_REFUSALS):
+            act()
+
+    return suppressed
 
 
 def _in_order(present: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

@@ -385,3 +385,15 @@ def test_every_key_is_documented():
     for path in known_keys(Config):
         row = f"| `{path[-1]}` |" if "BUCKET" in path[:-1] else f"`{'.'.join(path)}`"
         assert row in text, path
+
+
+def test_directories_may_hold_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters name their scratch space so; an unset one would make a directory of that very name."""
+    monkeypatch.setenv("SCRATCH_HERE", "/scratch/me")
+    for spelled in ("$SCRATCH_HERE/c", "${SCRATCH_HERE}/c"):
+        assert load_config(None, [f"ENV.INPUT.CACHE_DIR={spelled}"]).ENV.INPUT.CACHE_DIR == Path(
+            "/scratch/me/c"
+        )
+    monkeypatch.delenv("SCRATCH_HERE")
+    with pytest.raises(ConfigError, match="not set, \\$SCRATCH_HERE"):
+        load_config(None, ["ENV.INPUT.CACHE_DIR=$SCRATCH_HERE/c"])

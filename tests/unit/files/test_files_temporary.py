@@ -118,3 +118,28 @@ def test_what_was_not_made_here_is_never_swept(tmp_path, name):
 def test_a_directory_that_is_not_there_has_nothing_to_sweep(tmp_path):
     """Sweeping may come before anything was made."""
     assert sweep_abandoned(tmp_path / "none") == []
+
+
+def test_a_clock_that_is_set_makes_nobody_dead(tmp_path, monkeypatch):
+    """A machine that woke up or asked a time server still runs the same processes."""
+    import psutil
+
+    own = temporary_name(tmp_path / "x.pth")
+    own.touch()
+    told = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: told(self) + 60)
+    assert sweep_abandoned(tmp_path) == []
+
+
+def test_processes_that_are_hidden_from_others_are_alive(tmp_path, monkeypatch, dead_pid):
+    """Where users can't see each other's processes, a signal's refusal still tells that one is there."""
+
+    def refused(pid, _):
+        raise PermissionError(pid)
+
+    left = tmp_path / name_of(pid=dead_pid, started=1)
+    left.touch()
+    monkeypatch.setattr(os, "kill", refused)
+    assert sweep_abandoned(tmp_path) == []
+    monkeypatch.undo()
+    assert sweep_abandoned(tmp_path) == [left]

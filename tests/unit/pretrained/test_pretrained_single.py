@@ -215,6 +215,16 @@ def test_a_model_without_memory_is_refused():
         load(net().state_dict(), model)
 
 
+def test_a_model_that_is_sharded_already_is_refused():
+    """Ranks hold parts of it, of which a whole tensor knows nothing."""
+    model = net()
+    model.stem.weight.device_mesh = "two ranks"
+    before = model.stem.weight.clone()
+    with pytest.raises(IncompatibleWeightsError, match="before fully_shard"):
+        load(net().state_dict(), model)
+    assert torch.equal(model.stem.weight, before)
+
+
 def test_layer_scale_is_folded_into_a_vit_that_has_none():
     """A single source of known kind is adapted as in stitching: gamma goes into proj and fc2."""
     state = ropevit(16, 1, 2)

@@ -17,7 +17,13 @@ import pytest
 import torch
 
 import linnaeus
-from linnaeus.errors import CheckpointInvalidError, SaveError, UnsafeCheckpointError, UnsupportedFormatError
+from linnaeus.errors import (
+    CheckpointInvalidError,
+    CheckpointNotFoundError,
+    SaveError,
+    UnsafeCheckpointError,
+    UnsupportedFormatError,
+)
 from support.pickles import archive, tensor_pickle
 from support.trees import same
 
@@ -442,10 +448,12 @@ def test_a_name_in_an_old_character_set_is_read(path: Path) -> None:
 
 def test_a_missing_file_and_a_directory_are_errors_of_ours(tmp_path: Path) -> None:
     """What can't be opened is reported as such, never as a system error."""
-    for path in (tmp_path / "nothing.pth", tmp_path):
-        with pytest.raises(CheckpointInvalidError, match="can't be read"):
-            linnaeus.load(path)
-        assert not linnaeus.verify(path).ok
+    with pytest.raises(CheckpointNotFoundError, match="no such file"):
+        linnaeus.load(tmp_path / "nothing.pth")
+    with pytest.raises(CheckpointInvalidError, match="it is a directory"):
+        linnaeus.load(tmp_path)
+    assert not linnaeus.verify(tmp_path / "nothing.pth").ok
+    assert not linnaeus.verify(tmp_path).ok
 
 
 def test_saving_where_it_is_impossible_is_a_save_error(tmp_path: Path) -> None:
