@@ -31,6 +31,7 @@ _LONGEST_DIRECTORY = 100
 _SHORT_PLACE = Path("/tmp")  # noqa: S108 - the directory made in it is private
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.005
+_LATE_SECONDS = 0.5
 
 
 class DaemonError(Exception):
@@ -72,6 +73,7 @@ class Daemon:
         self._environment = dict(environment)
         self._in_background = in_background
         self._messages: deque[tuple[str, str]] = deque(maxlen=_NUM_MESSAGES)
+        self._news = threading.Condition()
 
     def __enter__(self) -> Daemon:
         self._child: subprocess.Popen[bytes] | None = None
@@ -115,7 +117,9 @@ class Daemon:
         """Keep what rclone says, until it ends; its pipe must never fill up."""
         for data in log:
             line = parse_log_line(data)
-            self._messages.append((str(line.get("object", "")), str(line.get("msg", "")).strip()))
+            with self._news:
+                self._messages.append((str(line.get("object", "")), str(line.get("msg", "")).strip()))
+                self._news.notify_all()
         log.close()
         ended.set()
 
@@ -131,9 +135,18 @@ class Daemon:
             self._listener.join()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def said_of(self, name: str) -> list[str]:
-        """Return what rclone said of an object lately, oldest first."""
-        return [text for about, text in list(self._messages) if about == name]
+    def said_of(self, *names: str) -> list[str]:
+        """Return what rclone said lately of an object that has these names, oldest first.
+
+        Its log comes by another way than its answers, and may come a moment later.
+        """
+
+        def said() -> list[str]:
+            return [text for about, text in self._messages if about in names]
+
+        with self._news:
+            self._news.wait_for(said, _LATE_SECONDS)
+            return said()
 
     def open(
         self, method: str, target: str, *, body: object = None, headers: Mapping[str, str], timeout: float

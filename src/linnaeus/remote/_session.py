@@ -176,7 +176,7 @@ class RcloneSession:
             return self._said(name) or text
 
     def _said(self, name: str) -> str:
-        said = self.daemon.said_of(self.prefix + name) or self.daemon.said_of(name)
+        said = self.daemon.said_of(self.prefix + name, name)
         return said[-1].removeprefix(_NOT_OPENED) if said else ""
 
     def _call(self, operation: str, command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
