@@ -27,9 +27,9 @@ def bucket_of(server: B2Server, **changes: Any) -> dict[str, Any]:
         "PATH_PREFIX": RUN,
         "ENDPOINT": server.endpoint,
         "RETRIES": 3,
-        "CONNECT_TIMEOUT_SECONDS": 2.0,
-        "IDLE_TIMEOUT_SECONDS": 5.0,
-        "CLOSE_TIMEOUT_SECONDS": 60.0,
+        "CONNECT_TIMEOUT_SECONDS": 20.0,
+        "IDLE_TIMEOUT_SECONDS": 30.0,
+        "CLOSE_TIMEOUT_SECONDS": 150.0,
     } | changes
 
 
