@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from support.buckets import BUCKET, PREFIX
 # Before anything imports torch: a forked child hangs in OpenMP when its parent has used several threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _OF_THE_USER = ("RCLONE_", "B2_", "AWS_", "LINNAEUS_")
 
 
@@ -25,6 +27,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         if name.startswith(_OF_THE_USER):
             monkeypatch.delenv(name)
     monkeypatch.setenv("RCLONE_CONFIG", os.devnull)
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_signals() -> Iterator[None]:
+    """A manager that a test did not close handles no signal in the next one."""
+    before = {number: signal.getsignal(number) for number in _HANDLED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
