@@ -17,6 +17,7 @@
     │   └── RemoteTimeoutError                       a deadline passed
     ├── SaveError(RuntimeError)                      a file was not written
     │   ├── InsufficientSpaceError                   no room for it
+    │   ├── PeerFailedError                          another rank of the job failed or is missing
     │   ├── SaveTimeoutError                         the writer hangs
     │   └── TornSaveError                            what was to be saved did not hold still
     └── LoadError(RuntimeError)                      a state was not taken over
@@ -293,6 +294,21 @@ class SaveTimeoutError(SaveError):
 @dataclass(kw_only=True, eq=False)
 class TornSaveError(SaveError):
     """Tensors changed unannounced while they were being saved; what was written of them is thrown away."""
+
+
+@dataclass(kw_only=True, eq=False)
+class PeerFailedError(SaveError):
+    """What all ranks do together was given up, since some failed or are missing.
+
+    `path` says what was being done; `ranks` are those to look at, `details` has a line for each failure.
+    """
+
+    ranks: Sequence[int] = ()
+    details: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {line}" for line in self.details)
+        return f"{self.path}: given up on all ranks: {self.problem}.{_hint(self.advice)}{lines}"
 
 
 @dataclass(kw_only=True, eq=False)

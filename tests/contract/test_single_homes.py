@@ -111,7 +111,8 @@ _HOMES: dict[str, tuple[Finder, tuple[str, ...], str]] = {
     ),
     "sleeping": (
         _uses(r"time\.sleep"),
-        ("remote/_retry.py", "files/_lock.py"),
+        # and the looking for keys of the job's store, since torch's own waits can't be interrupted
+        ("remote/_retry.py", "files/_lock.py", "distributed/_store.py"),
         "from time import sleep",
     ),
     "catching every exception": (

@@ -1,0 +1,42 @@
+"""From torch's process group, if there is one, to a group that agrees through its store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed
+
+from linnaeus.distributed._group import DEADLINE_SECONDS, Group
+from linnaeus.distributed._roles import Roles
+from linnaeus.distributed._store import Store
+
+
+def join(channel: str = "main", *, deadline_seconds: float = DEADLINE_SECONDS) -> Group:
+    """Return the group of all ranks of torch's default process group, or of this process alone.
+
+    Call it on every rank, once for each thread that shall agree: a channel has a connection of its own.
+
+    Args:
+        channel: Names the conversation; the same on every rank.
+        deadline_seconds: How long to wait for the others before giving up.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return alone()
+    roles = Roles.of(distributed.get_rank(), distributed.get_world_size())
+    if roles.world_size == 1:
+        return alone()
+    # The public face of torch has no way to the store of a group that the user made.
+    store: Any = distributed.distributed_c10d._get_default_store()
+    prefixed: Any = distributed.distributed_c10d.PrefixStore
+
+    def connect() -> Store:
+        made: Store = prefixed(f"linnaeus/{channel}", store.clone())
+        return made
+
+    return Group(roles, connect, deadline_seconds=deadline_seconds)
+
+
+def alone() -> Group:
+    """Return the group of one process, for which every agreement is immediate."""
+    return Group(Roles(), None)
