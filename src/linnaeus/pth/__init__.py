@@ -16,6 +16,8 @@ from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
+from linnaeus.pth._save_together import Ranks, save_together
+from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor, prefetch
 from linnaeus.pth._trusted import rewrite_trusted
@@ -28,6 +30,9 @@ __all__ = [
     "Description",
     "Leaves",
     "MappedFile",
+    "Piece",
+    "Ranks",
+    "Shares",
     "StoredTensor",
     "TensorDifference",
     "TensorInfo",
@@ -47,6 +52,7 @@ __all__ = [
     "rewrite_trusted",
     "save",
     "save_error",
+    "save_together",
     "sketch",
     "sketch_there",
     "take_apart",

@@ -54,7 +54,7 @@ def write_archive(
     Raises:
         OSError: The system refused, for example because the disk is full.
     """
-    _reserve(descriptor, size_bytes)
+    reserve(descriptor, size_bytes)
     writer = _Writer(descriptor, reader)
     crc32s = [writer.record(entry, content) for entry, content in zip(entries, contents, strict=True)]
     writer.gather(entries[-1].end, size_bytes, directory(entries, crc32s))
@@ -62,7 +62,8 @@ def write_archive(
     return crc32s
 
 
-def _reserve(descriptor: int, size_bytes: int) -> None:
+def reserve(descriptor: int, size_bytes: int) -> None:
+    """Give a file its size and its room on the disk."""
     if os.fstat(descriptor).st_size > size_bytes:
         os.ftruncate(descriptor, size_bytes)
     try:

@@ -1,0 +1,158 @@
+"""Which rank writes which bytes of which storage, and the checksums that are made on the way."""
+
+from __future__ import annotations
+
+import base64
+import math
+import mmap
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import c_ubyte
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zlib_ng import zlib_ng
+
+if TYPE_CHECKING:
+    import torch
+
+    from linnaeus.pth._emit import Storage
+
+# A rank's part of what all hold alike ends at a multiple of this, so that no two write the same page.
+_BLOCK_BYTES = 4096
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+_SUM = struct.Struct("<IQQI")
+
+
+class Piece(NamedTuple):
+    """Bytes of one storage, from byte `start` on; `source` holds them, contiguous, on any device."""
+
+    start: int
+    source: torch.Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        """How many."""
+        return self.source.numel() * self.source.element_size()
+
+
+class Sum(NamedTuple):
+    """The CRC-32 of a part of storage number `key`."""
+
+    key: int
+    start: int
+    size_bytes: int
+    crc32: int
+
+
+MakePieces = Callable[[], Sequence[Piece]]
+
+
+class Shares:
+    """What one rank has of a state that several hold together.
+
+    A storage is split (each rank has pieces of it), held alike by all ranks, or rank 0's alone.
+    """
+
+    def __init__(self) -> None:
+        self._split: dict[int, tuple[torch.UntypedStorage, MakePieces]] = {}
+        self._alike: dict[int, torch.UntypedStorage] = {}
+
+    def split(self, shape: Sequence[int], dtype: torch.dtype, pieces: MakePieces) -> torch.Tensor:
+        """Return the stand-in for a tensor of which each rank has pieces.
+
+        Args:
+            shape: Of the whole tensor.
+            dtype: Of its elements.
+            pieces: Returns this rank's pieces when they are to be written; on every rank in the same order,
+                so they may be made by collectives.
+        """
+        made = stand_in(shape, dtype)
+        storage = made.untyped_storage()
+        self._split[storage._cdata] = (storage, pieces)
+        return made
+
+    def alike(self, tensor: torch.Tensor) -> None:
+        """Note that every rank holds this tensor with the same content, so that the work can be divided."""
+        storage = tensor.untyped_storage()
+        self._alike[storage._cdata] = storage  # kept, since a number is only unique while its object lives
+
+    def kind(self, storage: torch.UntypedStorage) -> str:
+        """Return how a storage is shared."""
+        if storage._cdata in self._split:
+            return "split"
+        return "alike" if storage._cdata in self._alike else "first"
+
+    def pieces(self, storages: Sequence[Storage], rank: int, world_size: int) -> Iterator[tuple[int, Piece]]:
+        """Yield what a rank writes: the storage's key, and the piece."""
+        import torch
+
+        alike = [storage for storage in storages if self.kind(storage.source) == "alike"]
+        ranges = even_ranges([storage.size_bytes for storage in alike], rank, world_size)
+        mine = {storage.key: span for storage, span in zip(alike, ranges, strict=True)}
+        for storage in storages:
+            start, end = mine.get(storage.key, (0, storage.size_bytes if rank == 0 else 0))
+            if storage.source._cdata in self._split:
+                for piece in self._split[storage.source._cdata][1]():
+                    if piece.size_bytes:
+                        yield storage.key, piece
+            elif start < end:
+                flat = torch.empty(0, dtype=torch.uint8, device=storage.source.device).set_(storage.source)
+                yield storage.key, Piece(start, flat[start:end])
+
+
+def even_ranges(sizes: Sequence[int], rank: int, world_size: int) -> list[tuple[int, int]]:
+    """Return for each storage the (start, end) of a rank's part, all parts together being equally large."""
+    total = sum(sizes)
+    first, last = (
+        min(total, math.ceil(total * bound / world_size / _BLOCK_BYTES) * _BLOCK_BYTES)
+        for bound in (rank, rank + 1)
+    )
+    ranges, position = [], 0
+    for size in sizes:
+        start, end = max(first - position, 0), min(last - position, size)
+        ranges.append((start, end) if start < end else (0, 0))
+        position += size
+    return ranges
+
+
+def stand_in(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor for layouts only: of the right size, with addresses but no memory behind them.
+
+    Its elements read as zeros and must not be written.
+    """
+    import torch
+
+    size_bytes = math.prod(shape) * dtype.itemsize
+    if not size_bytes:
+        return torch.empty(tuple(shape), dtype=dtype)
+    # Pages that are never written get no memory, and without a reserve are not counted as if they might.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+    pages = mmap.mmap(-1, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    flat = torch.frombuffer((c_ubyte * size_bytes).from_buffer(pages), dtype=torch.uint8)
+    return flat.view(dtype).view(tuple(shape))
+
+
+def joined(sums: Iterable[Sum]) -> Iterator[Sum]:
+    """Join neighbours, whose checksums are combined without looking at the bytes again."""
+    before: Sum | None = None
+    for one in sorted(sums):
+        if before and before.key == one.key and before.start + before.size_bytes == one.start:
+            crc32 = zlib_ng.crc32_combine(before.crc32, one.crc32, one.size_bytes)
+            before = Sum(one.key, before.start, before.size_bytes + one.size_bytes, crc32)
+            continue
+        if before:
+            yield before
+        before = one
+    if before:
+        yield before
+
+
+def packed(sums: Iterable[Sum]) -> str:
+    """Return checksums as a text, neighbours joined."""
+    return base64.b85encode(b"".join(_SUM.pack(*one) for one in joined(sums))).decode()
+
+
+def unpacked(text: Any) -> list[Sum]:
+    """Return the checksums that were packed."""
+    return [Sum(*fields) for fields in _SUM.iter_unpack(base64.b85decode(text))]
