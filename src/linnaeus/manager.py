@@ -6,7 +6,6 @@ It joins saving and resuming, and decides nothing itself.
 from __future__ import annotations
 
 import copy as copying
-import json
 import logging
 import time
 import uuid
@@ -19,25 +18,28 @@ from typing import Any
 from torch import nn
 
 from linnaeus.config import Config
-from linnaeus.errors import RemoteError, SaveError
-from linnaeus.files import write_text
+from linnaeus.distributed import Rhythm, join
+from linnaeus.errors import RemoteError
 from linnaeus.pretrained import report_of
-from linnaeus.resolving import resolve
-from linnaeus.resuming import Choice, bring_back, choose
-from linnaeus.runs import REPORT_NAME, checkpoint_name
+from linnaeus.resolving import resolve_together
+from linnaeus.resuming import Choice, bring_back, choose_together
+from linnaeus.runs import checkpoint_name
 from linnaeus.saving import (
+    SAVE,
     Account,
     Job,
+    JointJob,
     OnSave,
-    Pipeline,
-    Policy,
     Retention,
     Saver,
     SignalWatch,
     StoppedBySignal,
     Timing,
     Trace,
+    joint_job,
     open_mirror,
+    pipeline_of,
+    write_report,
 )
 from linnaeus.state import (
     Progress,
@@ -106,16 +108,20 @@ class CheckpointManager:
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, handed on when resuming; `pretrained` tells what was loaded."""
         self._run = uuid.uuid4().hex  # tells this run's files from those of others
-        self._mirror = open_mirror(cfg, _directory(cfg), lambda: self._run)
+        self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
+        self._rhythm = Rhythm(self._group, clock)
+        directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
+        self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
         rules, commit = Retention.of(plan), self._mirror.notice
-        self._saver = Saver(_directory(cfg), rules, check_finite=plan.CHECK_FINITE, on_commit=commit)
-        self._pipeline = Pipeline(self._saver, self._job, Policy.of(plan), self._account, clock)
+        self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE, on_commit=commit)
+        makes = self._job, self._joint_job
+        self._pipeline = pipeline_of(self._group, self._saver, *makes, plan, self._account, clock)
         self._spare = SpareMemory()
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
-        self._saver.prepare()
+        self._group.agree("preparing the directory", lambda: None, conclude=lambda _: self._saver.prepare())
         self._trace = Trace(self.directory)
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._pipeline.release())
@@ -149,18 +155,19 @@ class CheckpointManager:
             ResumeMismatchError: The checkpoint holds other parts than this run; nothing was changed.
         """
         train = self._cfg.TRAIN
-        choice = choose(
+        choice = choose_together(
+            self._group,
             self.directory,
             auto=train.AUTO_RESUME,
             named=train.RESUME,
-            resolve=lambda name: resolve(name, self._cfg),
+            resolve=lambda name: resolve_together(name, self._cfg, self._group),
             bucket=self._mirror.remote(),
         )
         self._mirror.notice()  # what an earlier process of this run had no time to send
         if choice is None:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
-        self._restore(choice)
+        self._group.agree(f"resuming from {choice.path.name}", lambda: self._restore(choice))
         if choice.checkpoint.write_seconds is not None:
             self._account.compare_with_grace(choice.checkpoint.write_seconds)
         self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)
@@ -168,7 +175,7 @@ class CheckpointManager:
         return self.progress
 
     def _restore(self, choice: Choice) -> None:
-        self.progress, metrics = bring_back(self._parts, choice, self._cfg.TRAIN)
+        self.progress, metrics = bring_back(self._parts, choice, self._cfg.TRAIN, self._group)
         self._metrics = dict(metrics)
         self.lineage = dict(choice.checkpoint.lineage)
         # What was loaded into the model before is no more there.
@@ -191,8 +198,9 @@ class CheckpointManager:
         """
         self._note(metrics)
         self.progress = self.progress.after_step()
-        self._trace.note(self.progress.step)
-        self._reach(self._timing.due_after_step(self.progress.step))
+        if self._group.roles.is_first:
+            self._trace.note(self.progress.step)
+        self._reach(self._timing.due_at_step(self.progress.step), by_time=self._timing.due_by_time())
 
     def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count one completed epoch, and begin to save if a save is due.
@@ -248,29 +256,36 @@ class CheckpointManager:
         """
         self._note(metrics)
         self.progress = self.progress.after_validation(name)
-        more = bool(self.progress.pending_validations)
-        self._reach(more and self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
+        more = self.progress.pending_validations
+        self._reach(bool(more) and self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
 
     def validation_step(self, partial: Mapping[str, Any] | None = None) -> None:
         """Call this now and then inside a validation: here a run can be saved, and stopped by a signal.
 
-        Args:
-            partial: How far it has come, plain values; a run that is resumed here finds them in
-                `progress.partial`.
-
-        Raises:
-            SaveError: An earlier save failed.
+        `partial` is how far it has come, plain values, found again in `progress.partial`. Raises SaveError.
         """
         if partial is not None:
             self.progress = self.progress.inside_validation(partial)
-        self._reach(self._timing.due_by_time())
+        self._reach(due=False, by_time=self._timing.due_by_time())
 
-    def _reach(self, due: bool) -> None:  # noqa: FBT001 - the only question at such a point
+    def _reach(self, due: bool, *, by_time: bool = False) -> None:  # noqa: FBT001 - the main question here
         self._watch.start()
         self._pipeline.poll()
-        if due:
-            self._begin_saving()
-        self._obey_signals()
+        # Clocks and signals are each rank's own, so what they ask for is agreed on.
+        asked = self._rhythm.strongest(self.progress.step, self._watch.wish(by_time=by_time))
+        if (due or asked == SAVE) and self._pipeline.submit():
+            self._timing.saved()
+        if asked > SAVE:
+            self._end(asked - SAVE)
+
+    def _end(self, number: int) -> None:
+        _log.warning("signal %d: saving, and then ending", number)
+        self._pipeline.save_now()
+        try:
+            self.close(within_seconds=self._cfg.SCHEDULE.CHECKPOINT.GRACE_SECONDS)
+        except RemoteError as error:  # what was saved is on this disk
+            _log.warning("%s", error)
+        raise StoppedBySignal(number)
 
     def save(self) -> Path:
         """Save now, due or not, wait until it is on disk, and return the file; raises SaveError."""
@@ -285,18 +300,11 @@ class CheckpointManager:
             return
         self._told_of = report
         self.lineage["pretrained"] = report.to_plain()
-        path = self.directory / REPORT_NAME
-        try:
-            write_text(path, json.dumps(self.lineage["pretrained"], indent=1))
-        except OSError as error:
-            raise SaveError(path=str(path), problem=f"the report of a load: {error.strerror}") from error
+        if self._group.roles.is_first:
+            write_report(self.directory, self.lineage["pretrained"])
 
     def wait(self) -> None:
-        """Wait until the save under way, if there is one, is on disk.
-
-        Raises:
-            SaveError: It failed; all older checkpoints are untouched.
-        """
+        """Wait until the save under way, if there is one, is on disk; raises SaveError."""
         self._pipeline.finish()
 
     def before_mutation(self) -> None:
@@ -320,7 +328,8 @@ class CheckpointManager:
         self._hooks = []
         try:
             self._pipeline.close()
-            self._trace.remove()
+            if self._group.roles.is_first:
+                self._trace.remove()
         finally:
             self._watch.stop()
             self._account.conclude()
@@ -338,40 +347,32 @@ class CheckpointManager:
         # Tensors and numpy numbers become plain ones here, so that any reader can rank by them.
         self._metrics |= {name: float(value) for name, value in (metrics or {}).items()}
 
-    def _obey_signals(self) -> None:
-        if self._watch.take_save():
-            self._begin_saving()
-        number = self._watch.exit_asked
-        if number is None:
-            return
-        _log.warning("signal %d: saving, and then ending", number)
-        self._pipeline.save_now()
-        try:
-            self.close(within_seconds=self._cfg.SCHEDULE.CHECKPOINT.GRACE_SECONDS)
-        except RemoteError as error:  # what was saved is on this disk
-            _log.warning("%s", error)
-        raise StoppedBySignal(number)
-
-    def _begin_saving(self) -> None:
-        if self._pipeline.submit():
-            self._timing.saved()
-
     def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
         self._tell_of_pretrained()
-        progress, plan = self.progress, self._cfg.SCHEDULE.CHECKPOINT
-        content = self._content()
-        if plan.ASYNC:  # a check of the values reads them in its own time
-            snapshot = take_snapshot(self._parts, content, self._spare, copy=copy or plan.CHECK_FINITE)
-        else:
-            snapshot = Snapshot(content)  # nothing changes while training waits
+        plan = self._cfg.SCHEDULE.CHECKPOINT
+        content = self._parts.capture() | self._numbers()
+        if not plan.ASYNC:
+            return self._named(Snapshot(content))  # nothing changes while training waits
+        # A check of the values reads them in its own time.
+        copy = copy or plan.CHECK_FINITE
+        return self._named(take_snapshot(self._parts, content, self._spare, copy=copy))
+
+    def _joint_job(self) -> JointJob:
+        """Return what this rank has of what there is to save now."""
+        self._group.agree("telling of pretrained weights", self._tell_of_pretrained)
+        check, job = self._cfg.SCHEDULE.CHECKPOINT.CHECK_FINITE, self._named(Snapshot(self._numbers()))
+        return joint_job(self._parts, self._group, job, check_finite=check)
+
+    def _named(self, snapshot: Snapshot) -> Job:
+        progress = self.progress
         name = checkpoint_name(progress.epoch, progress.step if progress.step_in_epoch > 0 else None)
         source = progress.resumed_from
         protected = {} if source is None else {source.name: "this run was resumed from it"}
         return Job(self.directory / name, progress.step, snapshot, self._about(), protected)
 
-    def _content(self) -> dict[str, Any]:
-        return self._parts.capture() | {
+    def _numbers(self) -> dict[str, Any]:
+        return {
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "progress": self.progress.to_plain(),
@@ -394,7 +395,3 @@ class CheckpointManager:
             "resumed_from": None if source is None else source.name,
             "saving": self._account.to_plain(),
         }
-
-
-def _directory(cfg: Config) -> Path:
-    return Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()

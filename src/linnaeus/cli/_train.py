@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,8 @@ def train(call: Call) -> None:
                 f"{saved}; checkpoints are in {_directory(call)}; the same command goes on from there"
             )
             raise
-    teller.conclude(result)
+    if os.environ.get("RANK", "0") == "0":  # of several ranks one tells
+        teller.conclude(result)
 
 
 class _Teller:

@@ -7,8 +7,9 @@ error that ends it names the ranks that were waited for. Without a process group
 
 from linnaeus.distributed._group import Group
 from linnaeus.distributed._join import alone, join
+from linnaeus.distributed._rhythm import Rhythm
 from linnaeus.distributed._roles import Roles
 from linnaeus.distributed._store import Store
 from linnaeus.distributed._tree import children, parent
 
-__all__ = ["Group", "Roles", "Store", "alone", "children", "join", "parent"]
+__all__ = ["Group", "Rhythm", "Roles", "Store", "alone", "children", "join", "parent"]

@@ -25,6 +25,7 @@ from linnaeus.errors import PeerFailedError
 DEADLINE_SECONDS = 300.0
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 20.0
+_LONGEST_DECISION_SECONDS = 24 * 3600.0
 # Who waits for others of the tree gives up a little before who waits for the verdict, and tells more.
 _GRACE_SECONDS = 0.5
 
@@ -84,6 +85,7 @@ class Group:
         merge: Merge = _first,
         conclude: Callable[[Any], Any] = lambda merged: merged,
         alike: bool = False,
+        deadline_seconds: float | None = None,
     ) -> Any:
         """Act on every rank, and then on rank 0 with what all have to say; tell everybody the conclusion.
 
@@ -97,6 +99,8 @@ class Group:
             conclude: Done on rank 0 with the merged value; returns what every rank gets, JSON values.
             alike: On ranks that did not fail themselves, raise the first failure's own kind.
 
+            deadline_seconds: How long to wait for the others, where it is not the group's.
+
         Returns:
             The conclusion, the same on every rank.
 
@@ -106,7 +110,8 @@ class Group:
         """
         if self._store is None:
             return conclude(merge([act()]))
-        agreement = _Agreement(self, self._store, what, self._next("agree"))
+        seconds = deadline_seconds or self.deadline_seconds
+        agreement = _Agreement(self, self._store, what, self._next("agree"), seconds)
         try:
             mine = Outcome(act())
         except BaseException as error:
@@ -144,6 +149,46 @@ class Group:
         if not verdict.is_good:
             raise verdict.error(what, alike=True)
         return verdict.value
+
+    def decide_apart(self, what: str, deciders: Sequence[int], mine: int, decide: Act) -> Any:
+        """Decide on several ranks at once, each for some others; then see to it that all went well.
+
+        Args:
+            what: What is being decided, for messages.
+            deciders: The ranks that decide, the same on every rank.
+            mine: The one whose decision is this rank's.
+            decide: Done on the ranks that decide.
+
+        Returns:
+            The decision of rank `mine`.
+
+        Raises:
+            LinnaeusError: What `decide` raised on any rank, on every rank, where it is one of our errors.
+            PeerFailedError: It raised another one, or a rank is gone.
+        """
+        if self._store is None or self._connect is None:
+            return decide()
+        keys = {by: (self._next(f"decision/{by}"), self._next(f"beat/{by}")) for by in deciders}
+        key, beat = keys[mine]
+
+        def act() -> Any:
+            if self.roles.rank == mine:
+                with beating(self._connect_again(), self.mine(beat), _BEAT_SECONDS):
+                    return self._tell(self.mine(key), decide)
+            with store_of_job(what):
+                heard = Outcome.from_text(self._hear(what, key, beat, mine))
+            if not heard.is_good:
+                raise heard.error(what, alike=True)
+            return heard.value
+
+        found: list[Any] = []
+        # Who waits for a decider notices its end by itself, so the rest may wait for as long as it takes.
+        self.agree(what, lambda: found.append(act()), alike=True, deadline_seconds=_LONGEST_DECISION_SECONDS)
+        return found[0]
+
+    def _connect_again(self) -> Store:
+        assert self._connect is not None  # noqa: S101 - callers have checked
+        return self._connect()
 
     def _tell(self, key: str, decide: Act) -> Any:
         try:
@@ -184,6 +229,11 @@ class Group:
     def world_size(self) -> int:
         """How many processes there are."""
         return self.roles.world_size
+
+    @property
+    def leads_node(self) -> bool:
+        """Whether this process is the one that acts when one of each node suffices."""
+        return self.roles.leads_node
 
     def below(self, rank: int) -> list[int]:
         """Return the ranks that tell a rank."""
@@ -226,7 +276,8 @@ def store_of_job(what: str) -> Iterator[None]:
 class _Agreement:
     """One agreement, seen from one rank."""
 
-    def __init__(self, group: Group, store: Store, what: str, prefix: str) -> None:
+    def __init__(self, group: Group, store: Store, what: str, prefix: str, deadline_seconds: float) -> None:
+        self._deadline_seconds = deadline_seconds
         self._group, self._store, self._what, self._prefix = group, store, what, prefix
         self._rank, self._world_size = group.roles.rank, group.roles.world_size
 
@@ -262,7 +313,7 @@ class _Agreement:
         if up:
             self._store.set(self._group.mine(self._key("in", self._rank)), "")
             come = self._group.waiting.until(
-                lambda: self._store.check(up) or self._is_over(), self._group.deadline_seconds
+                lambda: self._store.check(up) or self._is_over(), self._deadline_seconds
             )
             if not come:
                 self._abort()
@@ -291,7 +342,7 @@ class _Agreement:
 
     def _verdict(self) -> Outcome:
         """Wait for the verdict; give up once, and then, should rank 0 be concluding, once more."""
-        patience = self._group.deadline_seconds + _GRACE_SECONDS
+        patience = self._deadline_seconds + _GRACE_SECONDS
         for _ in range(2):
             if self._group.waiting.until(self._is_over, patience):
                 return Outcome.from_text(self._store.get(self._key("verdict")))

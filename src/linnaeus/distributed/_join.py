@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed
-
 from linnaeus.distributed._group import DEADLINE_SECONDS, Group
 from linnaeus.distributed._roles import Roles
 from linnaeus.distributed._store import Store
@@ -14,13 +12,14 @@ from linnaeus.distributed._store import Store
 def join(channel: str = "main", *, deadline_seconds: float = DEADLINE_SECONDS) -> Group:
     """Return the group of all ranks of torch's default process group, or of this process alone.
 
-    Call it on every rank, once for each thread that shall agree: a channel has a connection of its own.
+    Call it on every rank, in the same order, for each thread that shall agree: each has its connection.
 
     Args:
         channel: Names the conversation; the same on every rank.
         deadline_seconds: How long to wait for the others before giving up.
     """
-    distributed = torch.distributed
+    import torch.distributed as distributed  # here, so that rooms which may agree stay free of torch
+
     if not (distributed.is_available() and distributed.is_initialized()):
         return alone()
     roles = Roles.of(distributed.get_rank(), distributed.get_world_size())
@@ -30,8 +29,11 @@ def join(channel: str = "main", *, deadline_seconds: float = DEADLINE_SECONDS) -
     store: Any = distributed.distributed_c10d._get_default_store()
     prefixed: Any = distributed.distributed_c10d.PrefixStore
 
+    # Who joins again, as a second run in one job does, must not find what was said the first time.
+    turn = store.add(f"linnaeus/{channel}/joined/{roles.rank}", 1)
+
     def connect() -> Store:
-        made: Store = prefixed(f"linnaeus/{channel}", store.clone())
+        made: Store = prefixed(f"linnaeus/{channel}/{turn}", store.clone())
         return made
 
     return Group(roles, connect, deadline_seconds=deadline_seconds)

@@ -55,10 +55,14 @@ class Shares:
     """
 
     def __init__(self) -> None:
+        self.has_collectives = False
+        """Whether making some pieces takes all ranks' main threads."""
         self._split: dict[int, tuple[torch.UntypedStorage, MakePieces]] = {}
         self._alike: dict[int, torch.UntypedStorage] = {}
 
-    def split(self, shape: Sequence[int], dtype: torch.dtype, pieces: MakePieces) -> torch.Tensor:
+    def split(
+        self, shape: Sequence[int], dtype: torch.dtype, pieces: MakePieces, *, collective: bool = False
+    ) -> torch.Tensor:
         """Return the stand-in for a tensor of which each rank has pieces.
 
         Args:
@@ -66,7 +70,9 @@ class Shares:
             dtype: Of its elements.
             pieces: Returns this rank's pieces when they are to be written; on every rank in the same order,
                 so they may be made by collectives.
+            collective: Whether they are.
         """
+        self.has_collectives |= collective
         made = stand_in(shape, dtype)
         storage = made.untyped_storage()
         self._split[storage._cdata] = (storage, pieces)

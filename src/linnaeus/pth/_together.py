@@ -41,10 +41,7 @@ from linnaeus.pth._save_together import Ranks
 from linnaeus.pth._shares import Piece, Shares, Sum, joined, packed, unpacked
 from linnaeus.pth._write import PIECE_BYTES, reserve, write_all
 
-_NOT_SHARED = (
-    "One file for all ranks needs a directory that all of them share."
-    " Where there is none: SCHEDULE.CHECKPOINT.FORMAT: sharded"
-)
+_NOT_SHARED = "One file for all ranks needs a directory that all of them share."
 
 
 class Session:

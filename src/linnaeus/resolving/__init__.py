@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from linnaeus.resolving._fetch import fetch_from
     from linnaeus.resolving._locking import lock, names_in
     from linnaeus.resolving._pins import read_lock
+    from linnaeus.resolving._together import resolve_together
 
 __all__ = [
     "Cached",
@@ -43,6 +44,7 @@ __all__ = [
     "read_lock",
     "resolve",
     "resolve_in",
+    "resolve_together",
     "verify_cache",
 ]
 
@@ -59,6 +61,7 @@ _LATER = {
     "lock": "_locking",
     "names_in": "_locking",
     "read_lock": "_pins",
+    "resolve_together": "_together",
 }
 
 

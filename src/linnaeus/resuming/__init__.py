@@ -2,5 +2,6 @@
 
 from linnaeus.resuming._bring_back import bring_back
 from linnaeus.resuming._choose import Choice, choose, choose_newest
+from linnaeus.resuming._together import choose_together
 
-__all__ = ["Choice", "bring_back", "choose", "choose_newest"]
+__all__ = ["Choice", "bring_back", "choose", "choose_newest", "choose_together"]

@@ -8,21 +8,25 @@ from typing import Any
 
 from linnaeus import pth
 from linnaeus.config import TrainConfig
+from linnaeus.distributed import Group
 from linnaeus.resuming._choose import Choice
-from linnaeus.state import Progress, RunParts, restore
+from linnaeus.state import Progress, RunParts, own_share, restore
 
 _log = logging.getLogger(__name__)
 
 _OPTIMIZING = frozenset({"optimizer", "lr_scheduler", "scaler"})
 
 
-def bring_back(parts: RunParts, choice: Choice, train: TrainConfig) -> tuple[Progress, Mapping[str, float]]:
+def bring_back(
+    parts: RunParts, choice: Choice, train: TrainConfig, group: Group
+) -> tuple[Progress, Mapping[str, float]]:
     """Restore a run.
 
     Args:
         parts: The run.
         choice: What to restore it from.
         train: Which parts the user wants fresh.
+        group: The ranks that share the run, each of which restores what it has of it.
 
     Returns:
         How far the run has come, and what was measured in the epoch under way.
@@ -36,7 +40,7 @@ def bring_back(parts: RunParts, choice: Choice, train: TrainConfig) -> tuple[Pro
         saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
         missing = restore(
             parts,
-            saved,
+            own_share(parts, saved, str(choice.path), group.rank, group.world_size),
             str(choice.path),
             complete="progress" in saved,
             skip=_left_alone(train),

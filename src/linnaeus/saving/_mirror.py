@@ -253,20 +253,23 @@ class NoMirror:
         return None
 
 
-def open_mirror(cfg: Config, directory: Path, run: Callable[[], str]) -> Mirror | NoMirror:
+def open_mirror(
+    cfg: Config, directory: Path, run: Callable[[], str], *, is_wanted: bool = True
+) -> Mirror | NoMirror:
     """Return what copies a run to the bucket of its config, or what does nothing when that is not enabled.
 
     Args:
         cfg: `ENV.OUTPUT.BUCKET` says where to and what to keep there, `SCHEDULE.CHECKPOINT` what is best.
         directory: The run's checkpoints.
         run: Returns the id of the run.
+        is_wanted: Whether this process is the one that copies; of several ranks it is the first.
 
     Raises:
         RemoteAuthError: The credentials are missing.
         ConfigError: The bucket's remote is none.
     """
     bucket = cfg.ENV.OUTPUT.BUCKET
-    if not bucket.ENABLED:
+    if not (bucket.ENABLED and is_wanted):
         return NoMirror()
     copies = Copies(directory, open_in_background(bucket), rules_there(cfg), run)
     return Mirror(copies, bucket, close_seconds=bucket.CLOSE_TIMEOUT_SECONDS)

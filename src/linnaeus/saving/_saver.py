@@ -105,12 +105,16 @@ class Saver:
         return size_bytes
 
     def _temporary(self, path: Path) -> Path:
+        spare = self.take_spare()
+        return temporary_name(path) if spare is None else spare.path
+
+    def take_spare(self) -> Recycled | None:
+        """Hand out the pruned file that was kept to be written over, if there is one that is nobody's."""
         spare, self._spare = self._spare, None
-        if spare is not None and spare.is_nobodys():
-            return spare.path
-        if spare is not None:  # somebody took it while it waited
-            remove_file(spare.path)
-        return temporary_name(path)
+        if spare is None or spare.is_nobodys():
+            return spare
+        remove_file(spare.path)  # somebody took it while it waited
+        return None
 
     def write(self, job: Job, temporary: Path) -> None:
         """Write the content under a temporary name, and wait until it is on disk.
@@ -147,6 +151,15 @@ class Saver:
         """
         commit(temporary, path, durable=False)
         fsync_directory(path.parent)  # a power loss must not forget the name
+        return self.note_made(path)
+
+    def committed(self, path: Path) -> None:
+        """Notice a checkpoint that this process committed with others."""
+        self.note_made(path)
+        self._on_commit()
+
+    def note_made(self, path: Path) -> int:
+        """Note that this process made a checkpoint, whose blocks are its to reuse; return its size."""
         status = path.stat()
         self._made[path] = status.st_ino
         return status.st_size

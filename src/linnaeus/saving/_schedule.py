@@ -21,19 +21,17 @@ class Schedule:
     interval_minutes: float = 0
     last_epoch: int | None = None
 
-    def due_after_step(self, step: int, seconds_since_save: float, best_seconds: float | None = None) -> bool:
-        """Tell whether to save after optimizer step number `step` (counted from 1).
+    def due_at_step(self, step: int) -> bool:
+        """Tell whether to save after optimizer step number `step` (counted from 1)."""
+        return self.interval_steps > 0 and step % self.interval_steps == 0
+
+    def due_by_time(self, seconds_since_save: float, best_seconds: float | None = None) -> bool:
+        """Tell whether to save because of the time alone, also where no step is counted.
 
         Args:
-            step: The number of the step.
             seconds_since_save: How long ago the last save was.
             best_seconds: The measured interval that loses least; None when it is not used or not known.
         """
-        by_steps = self.interval_steps > 0 and step % self.interval_steps == 0
-        return by_steps or self.due_by_time(seconds_since_save, best_seconds)
-
-    def due_by_time(self, seconds_since_save: float, best_seconds: float | None = None) -> bool:
-        """Tell whether to save because of the time alone, also where no step is counted."""
         by_minutes = self.interval_minutes > 0 and seconds_since_save >= self.interval_minutes * 60
         return by_minutes or (best_seconds is not None and seconds_since_save >= best_seconds)
 

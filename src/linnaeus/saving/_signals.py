@@ -23,6 +23,10 @@ class StoppedBySignal(SystemExit):
         self.signal_name = signal.Signals(number).name
 
 
+# What a process may wish for at any time; a signal's number is added for an end.
+SAVE = 1
+
+
 class SignalWatch:
     """Notes signals from `start` to `stop`.
 
@@ -63,6 +67,15 @@ class SignalWatch:
             if signal.getsignal(number) == self._acts[number]:
                 signal.signal(number, handler)  # type: ignore[arg-type] # what getsignal returned
         self._before = {}
+
+    def wish(self, *, by_time: bool) -> int:
+        """Return what this process wishes: 0 for nothing, `SAVE`, or `SAVE` and a signal's number for an end.
+
+        Args:
+            by_time: Whether it wishes to save without a signal too.
+        """
+        save = self.take_save() or by_time
+        return SAVE * save if self.exit_asked is None else SAVE + self.exit_asked
 
     def take_save(self) -> bool:
         """Tell whether a save was asked for, once."""

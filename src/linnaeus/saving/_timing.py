@@ -45,9 +45,9 @@ class Timing:
         """Begin to count from now, although nothing was saved."""
         self._saved_at = self._clock()
 
-    def due_after_step(self, step: int) -> bool:
-        """Tell whether to save after this optimizer step."""
-        return self._schedule.due_after_step(step, self._seconds(), self._best_seconds())
+    def due_at_step(self, step: int) -> bool:
+        """Tell whether to save after this optimizer step because of its number, whatever the time."""
+        return self._schedule.due_at_step(step)
 
     def due_after_epoch(self, epoch: int) -> bool:
         """Tell whether to save when so many epochs are completed."""

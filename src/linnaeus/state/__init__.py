@@ -5,6 +5,8 @@ is other rooms' business.
 """
 
 from linnaeus.state._loader import ResumableLoader
+from linnaeus.state._not_finite import refuse_not_finite
+from linnaeus.state._of_ranks import capture_share, own_share
 from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
@@ -19,7 +21,10 @@ __all__ = [
     "Snapshot",
     "SpareMemory",
     "capture_rng",
+    "capture_share",
     "hooked_optimizers",
+    "own_share",
+    "refuse_not_finite",
     "restore",
     "restore_rng",
     "take_snapshot",

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from linnaeus.pth import MappedFile
 from linnaeus.state._parts import is_optimizer
+from linnaeus.state._shards import local
 
 
 def load_part(part: Any, state: Any, source: MappedFile | None) -> Callable[[], None]:
@@ -64,14 +66,14 @@ def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> 
     """
     mine = module.state_dict(keep_vars=True)
     tensors = {name: tensor for name, tensor in mine.items() if _is_plain(tensor)}
-    sharing = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
+    sharing = Counter(local(t).untyped_storage().data_ptr() for t in tensors.values())
     # What shares memory is left to be copied, in the module's order.
     direct = {
         name: tensor
         for name, tensor in tensors.items()
-        if source.holds(state[name]) and sharing[tensor.untyped_storage().data_ptr()] == 1
+        if source.holds(local(state[name])) and sharing[local(tensor).untyped_storage().data_ptr()] == 1
     }
-    source.fill((tensor, state[name]) for name, tensor in direct.items())
+    source.fill((local(tensor), local(state[name])) for name, tensor in direct.items())
     filled: Any = copy.copy(state)  # with the versions that it carries as an attribute
     filled.update(direct)
     return filled  # type: ignore[no-any-return]
@@ -85,7 +87,7 @@ def _in_memory(node: Any, source: MappedFile | None, made: dict[int, Any]) -> An
     if id(node) in made:
         return made[id(node)]
     if isinstance(node, torch.Tensor):
-        if node.device.type != "cpu" or (source is not None and source.holds(node)):
+        if node.device.type != "cpu" or (source is not None and source.holds(local(node))):
             return node
         made[id(node)] = node.detach().clone().requires_grad_(node.requires_grad)
         return made[id(node)]
@@ -133,22 +135,28 @@ class _Owning:
         self._taken = taken
         # Target and what it gets, by the id of the latter: what stands in several places is filled once.
         self.pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._targets: dict[int, torch.Tensor] = {}
 
     def node(self, node: Any, before: Any) -> Any:
         """Return a state with targets for its tensors, those that stood there `before` where they fit."""
         if isinstance(node, torch.Tensor):
-            if not self._source.holds(node):
+            if not self._source.holds(local(node)):
                 return node
             if id(node) not in self.pairs:
-                self.pairs[id(node)] = self._target(node, before), node
-            return self.pairs[id(node)][0]
+                self._targets[id(node)] = target = self._target(node, before)
+                self.pairs[id(node)] = local(target), local(node)
+            return self._targets[id(node)]
         if type(node) is dict:
             inside = before if isinstance(before, dict) else {}
             return {key: self.node(value, inside.get(key)) for key, value in node.items()}
         return [self.node(item, None) for item in node] if type(node) is list else node
 
     def _target(self, node: torch.Tensor, before: Any) -> torch.Tensor:
-        fits = _is_plain(before) and (before.shape, before.dtype) == (node.shape, node.dtype)
+        fits = (
+            _is_plain(before)
+            and type(before) is type(node)
+            and (before.shape, before.dtype) == (node.shape, node.dtype)
+        )
         if not fits or before.device != node.device or _memory_of(before) in self._taken:
             return torch.empty_like(node)
         self._taken.add(_memory_of(before))
@@ -158,9 +166,9 @@ class _Owning:
 
 def _is_plain(tensor: Any) -> bool:
     """Tell whether something is a tensor whose elements lie in one storage."""
-    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return type(tensor) in (torch.Tensor, nn.Parameter, DTensor) and tensor.layout is torch.strided
 
 
 def _memory_of(tensor: torch.Tensor) -> int:
     """Return where a tensor's memory begins; 0 where it has not one of its own."""
-    return tensor.untyped_storage().data_ptr() if _is_plain(tensor) else 0
+    return local(tensor).untyped_storage().data_ptr() if _is_plain(tensor) else 0

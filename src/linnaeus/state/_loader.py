@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from linnaeus.errors import ResumeMismatchError
+from linnaeus.errors import ConfigError, ResumeMismatchError
 
 
 class SizedDataset(Protocol):
@@ -37,6 +37,9 @@ class ResumableLoader:
         num_workers: Processes that load ahead; 0 loads in this one. In a worker the random streams are
             seeded for each sample, so that what a sample draws does not depend on who loads it.
         collate_fn: How samples become a batch; torch's default when None.
+        rank: Of several processes that share each batch, the number of this one.
+        world_size: How many there are. `batch_size` counts the samples of all together, so that the order
+            and what a step learns from do not depend on it; each gets every `world_size`-th sample.
     """
 
     def __init__(
@@ -49,7 +52,15 @@ class ResumableLoader:
         drop_last: bool = False,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        if batch_size % world_size:
+            raise ConfigError(
+                field="TRAIN.BATCH_SIZE",
+                expected=f"should be a multiple of the {world_size} ranks that share each batch",
+                value=batch_size,
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self._seed = seed
@@ -57,6 +68,8 @@ class ResumableLoader:
         self._drop_last = drop_last
         self._num_workers = num_workers
         self._collate_fn = collate_fn
+        self.rank = rank
+        self._world_size = world_size
         self._epoch = 0
         self._num_taken = 0
 
@@ -69,8 +82,8 @@ class ResumableLoader:
         order = self._order()
         batches = DataLoader(
             _SeededPerSample(self.dataset, self._seed, self._epoch),
-            batch_size=self.batch_size,
-            sampler=order[self._num_taken :],
+            batch_size=self.batch_size // self._world_size,
+            sampler=self._own(order[self._num_taken :]),
             drop_last=self._drop_last,
             num_workers=self._num_workers,
             collate_fn=self._collate_fn,
@@ -82,6 +95,15 @@ class ResumableLoader:
             yield batch
         self._epoch += 1
         self._num_taken = 0
+
+    def _own(self, order: list[int]) -> list[int]:
+        """Return this rank's samples; a last batch that does not divide is filled up with its last."""
+        if self._drop_last:
+            order = order[: len(order) // self.batch_size * self.batch_size]
+        elif len(order) % self._world_size:
+            padded = order + order[-1:] * self._world_size
+            order = padded[: len(padded) // self._world_size * self._world_size]
+        return order[self.rank :: self._world_size]
 
     def _order(self) -> list[int]:
         if not self._shuffle:

@@ -21,7 +21,8 @@ from linnaeus.models import build_model
 from linnaeus.pretrained import LoadReport, load_pretrained
 from linnaeus.state import Progress, ResumableLoader
 from linnaeus.training._data import Data, Images, load_data
-from linnaeus.training._options import TrainOptions, read_options
+from linnaeus.training._options import DataOptions, TrainOptions, read_options
+from linnaeus.training._parallel import parallelized, ranks
 
 _EVALUATION_BATCH = 256
 
@@ -86,8 +87,13 @@ def train(cfg: Config, *, observer: Observer | None = None) -> TrainResult:
         LinnaeusError: Weights can't be loaded, or a checkpoint neither saved nor resumed.
     """
     data_options, options = read_options(cfg)
-    torch.manual_seed(options.SEED)
-    run = _prepare(cfg, options, load_data(data_options), data_options.NUM_WORKERS)
+    with ranks(options.PARALLEL) as (rank, world_size):
+        torch.manual_seed(options.SEED)
+        return _train(cfg, options, _prepare(cfg, options, data_options, rank, world_size), observer)
+
+
+def _train(cfg: Config, options: TrainOptions, run: _Run, observer: Observer | None) -> TrainResult:
+    observer = observer if run.loader.rank == 0 else None  # of several ranks one tells
     ckpt = CheckpointManager(
         cfg,
         model=run.model,
@@ -124,7 +130,8 @@ def train(cfg: Config, *, observer: Observer | None = None) -> TrainResult:
     )
 
 
-def _prepare(cfg: Config, options: TrainOptions, data: Data, num_workers: int) -> _Run:
+def _prepare(cfg: Config, options: TrainOptions, source: DataOptions, rank: int, world_size: int) -> _Run:
+    data = load_data(source)
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if options.DEVICE == "auto" else options.DEVICE
     )
@@ -135,11 +142,24 @@ def _prepare(cfg: Config, options: TrainOptions, data: Data, num_workers: int) -
             field="MODEL.HEADS", expected=f"this data has the ranks {data.num_classes}", value=heads
         )
     loader = ResumableLoader(
-        data.train, batch_size=options.BATCH_SIZE, seed=options.SEED, num_workers=num_workers
+        data.train,
+        batch_size=options.BATCH_SIZE,
+        seed=options.SEED,
+        num_workers=source.NUM_WORKERS,
+        rank=rank,
+        world_size=world_size,
     )
+    decay = options.EMA_DECAY
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    if ema and options.PARALLEL == "fsdp":
+        raise ConfigError(
+            field="TRAIN.EMA_DECAY", expected="sharded weights are not averaged; should be null"
+        )
+    model = parallelized(model, options.PARALLEL)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.LR, weight_decay=options.WEIGHT_DECAY)
     num_steps = options.EPOCHS * len(loader)
-    decay = options.EMA_DECAY
+    if world_size > 1:
+        torch.manual_seed(options.SEED * 1_000_003 + rank)  # equal weights, and streams of each its own
     return _Run(
         model=model,
         optimizer=optimizer,
@@ -147,7 +167,7 @@ def _prepare(cfg: Config, options: TrainOptions, data: Data, num_workers: int) -
             optimizer, _warmup_then_cosine(options.WARMUP_STEPS, num_steps)
         ),
         scaler=torch.amp.GradScaler(device.type) if options.PRECISION == "float16" else None,
-        ema=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None,
+        ema=ema,
         loader=loader,
         data=data,
         device=device,
@@ -166,12 +186,16 @@ def _warmup_then_cosine(warmup_steps: int, num_steps: int) -> Any:
 
 
 def _start_from_pretrained(cfg: Config, run: _Run) -> LoadReport:
-    report = load_pretrained(cfg, run.model)
+    report = load_pretrained(cfg, _bare(run.model))
     if run.ema:
         run.ema.module.load_state_dict(
-            run.model.state_dict()
+            _bare(run.model).state_dict()
         )  # else the average would begin from random weights
     return report
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _epoch(run: _Run) -> Iterator[float]:
@@ -189,7 +213,7 @@ def _epoch(run: _Run) -> Iterator[float]:
             run.optimizer.step()
         run.scheduler.step()
         if run.ema:
-            run.ema.update_parameters(run.model)
+            run.ema.update_parameters(_bare(run.model))
         yield loss.item()
 
 
@@ -209,7 +233,7 @@ def _evaluate(run: _Run, reached: Callable[[], None] | None = None) -> dict[str,
         run: What is trained.
         reached: Called after each batch.
     """
-    model = run.ema or run.model
+    model = run.ema or _bare(run.model)
     model.eval()
     held_out: Images = run.data.validation
     outputs = []

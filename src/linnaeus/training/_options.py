@@ -46,6 +46,8 @@ class TrainOptions(_Section):
         PRECISION: Of the forward pass.
         SEED: Decides initial weights, order of the data and every other draw.
         DEVICE: "auto" takes a GPU if there is one.
+        PARALLEL: How the ranks that torchrun started share the work: "ddp", each with the whole model, or
+            "fsdp", each with a shard of it. `BATCH_SIZE` counts the samples of all ranks together.
     """
 
     EPOCHS: int = Field(default=10, gt=0)
@@ -57,6 +59,7 @@ class TrainOptions(_Section):
     PRECISION: Literal["float32", "bfloat16", "float16"] = "float32"
     SEED: int = 0
     DEVICE: str = "auto"
+    PARALLEL: Literal["none", "ddp", "fsdp"] = "none"
 
 
 def read_options(cfg: Config) -> tuple[DataOptions, TrainOptions]:

@@ -13,7 +13,7 @@ from linnaeus.saving import Schedule
 def test_steps(every: int, due: list[int]) -> None:
     """Every n-th step over the whole run is due; 0 switches the rule off."""
     schedule = Schedule(interval_epochs=0, interval_steps=every)
-    assert [step for step in range(1, 7) if schedule.due_after_step(step, 1e9)] == due
+    assert [step for step in range(1, 7) if schedule.due_at_step(step)] == due
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_epochs(every: int, last: int | None, due: list[int]) -> None:
 )
 def test_minutes(minutes: float, seconds: float, due: bool) -> None:
     """A step is due when the last save is long enough ago; 0 switches the rule off."""
-    assert Schedule(interval_minutes=minutes).due_after_step(1, seconds) is due
+    assert Schedule(interval_minutes=minutes).due_by_time(seconds) is due
 
 
 def test_either_rule_suffices() -> None:
     """Steps and minutes are separate reasons."""
     schedule = Schedule(interval_steps=10, interval_minutes=1)
-    assert schedule.due_after_step(10, 0)
-    assert schedule.due_after_step(11, 60)
-    assert not schedule.due_after_step(11, 59)
+    assert schedule.due_at_step(10)
+    assert schedule.due_by_time(60)
+    assert not schedule.due_by_time(59)

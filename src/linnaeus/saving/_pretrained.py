@@ -1,0 +1,25 @@
+"""The report of what a run's weights came from, beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linnaeus.errors import SaveError
+from linnaeus.files import write_text
+from linnaeus.runs import REPORT_NAME
+
+
+def write_report(directory: Path, report: Mapping[str, Any]) -> None:
+    """Write a report in one step.
+
+    Raises:
+        SaveError: The system refused.
+    """
+    path = directory / REPORT_NAME
+    try:
+        write_text(path, json.dumps(report, indent=1))
+    except OSError as error:
+        raise SaveError(path=str(path), problem=f"the report of a load: {error.strerror}") from error

@@ -1,0 +1,121 @@
+"""What part of a whole tensor a rank has, as bytes of a file: to write its own, and to read only that.
+
+A shard is a box inside the whole tensor, so its bytes are runs of equal length: one run for `Shard(0)`, one
+for each row for `Shard(1)`. Where runs are so short that writing each would be absurd, the tensor is passed
+between the ranks first, so that each has rows; one tensor at a time, never the whole one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from linnaeus.pth import Piece, Shares
+
+# Shorter runs cost more in calls than their bytes.
+_SHORTEST_RUN_BYTES = 32 << 10
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a rank's own part of a tensor: the tensor itself unless it is distributed."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+def share(tensor: DTensor, shares: Shares) -> torch.Tensor:
+    """Return the stand-in for a distributed tensor, having noted what this rank has of it."""
+    moves = _must_move(tensor)
+
+    def pieces() -> Sequence[Piece]:
+        return pieces_of(_in_rows(tensor) if moves else tensor)
+
+    return shares.split(tuple(tensor.shape), tensor.dtype, pieces, collective=moves)
+
+
+def pieces_of(tensor: DTensor) -> list[Piece]:
+    """Return the runs of bytes that this rank writes of a tensor; replicas write a part each."""
+    mine = tensor._local_tensor.detach()
+    if not mine.numel():
+        return []
+    shape, offsets = _box(tensor)
+    width = tensor.dtype.itemsize
+    runs = mine.contiguous().view(-1, _run_length(tuple(tensor.shape), shape))
+    starts = _run_starts(tuple(tensor.shape), shape, offsets)
+    number, count = _replica(tensor)
+    if len(starts) == 1:
+        first, last = (runs.shape[1] * bound // count for bound in (number, number + 1))
+        return [Piece((starts[0] + first) * width, runs[0, first:last])]
+    return [Piece(start * width, run) for start, run in list(zip(starts, runs, strict=True))[number::count]]
+
+
+def shard_of(whole: torch.Tensor, like: DTensor) -> DTensor:
+    """Return a whole tensor, usually of a mapped file, distributed like another, without a copy.
+
+    Only this rank's part is touched, and that only when it is read.
+    """
+    shape, offsets = _box(like)
+    part = whole[tuple(slice(start, start + length) for start, length in zip(offsets, shape, strict=True))]
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+
+
+def _box(tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return shape and offsets of this rank's part."""
+    found = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(found[0]), tuple(found[1])
+
+
+def _run_length(whole: tuple[int, ...], part: tuple[int, ...]) -> int:
+    """Return how many elements of a part lie together in the whole."""
+    length = 1
+    for all_of_it, some in zip(reversed(whole), reversed(part), strict=True):
+        length *= some
+        if some != all_of_it:
+            break
+    return length
+
+
+def _run_starts(whole: tuple[int, ...], part: tuple[int, ...], offsets: tuple[int, ...]) -> list[int]:
+    """Return the element in the whole at which each run of a part begins, rising."""
+    last = max((dim for dim in range(len(whole)) if whole[dim] != part[dim]), default=0)
+    steps = [math.prod(whole[dim + 1 :]) for dim in range(len(whole))]
+    starts = [sum(offset * step for offset, step in zip(offsets, steps, strict=True))]
+    for dim in range(last):
+        starts = [start + index * steps[dim] for start in starts for index in range(part[dim])]
+    return starts
+
+
+def _replica(tensor: DTensor) -> tuple[int, int]:
+    """Return which of the ranks with the same part this one is, and how many there are."""
+    number, count = 0, 1
+    coordinates: Any = tensor.device_mesh.get_coordinate()
+    for dim, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate):
+            size = tensor.device_mesh.size(dim)
+            number, count = number * size + coordinates[dim], count * size
+    return number, count
+
+
+def _must_move(tensor: DTensor) -> bool:
+    """Tell whether a tensor's runs are absurdly short; the same on every rank, since it takes all to move."""
+    if any(isinstance(placement, Partial) for placement in tensor.placements):
+        return True
+    part = list(tensor.shape)
+    for dim, placement in enumerate(tensor.placements):
+        if not isinstance(placement, Replicate):
+            sharded = placement.dim  # type: ignore[attr-defined]
+            part[sharded] = math.ceil(part[sharded] / tensor.device_mesh.size(dim))
+    length = _run_length(tuple(tensor.shape), tuple(part))
+    return length < math.prod(part) and length * tensor.dtype.itemsize < _SHORTEST_RUN_BYTES
+
+
+def _in_rows(tensor: DTensor) -> DTensor:
+    """Return a tensor of which each rank has rows; a collective."""
+    detached: Any = tensor.detach()
+    moved: DTensor = detached.redistribute(placements=[Shard(0)] * tensor.device_mesh.ndim)
+    return moved

@@ -1,0 +1,43 @@
+"""One of several real ranks fails, is killed, or is stopped: the others know, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from linnaeus.resuming import choose_newest
+from support.torchrun import ranks, torchrun
+
+pytestmark = pytest.mark.slow
+
+
+def test_misfortunes_of_one_rank_are_told_on_all(tmp_path: Path) -> None:
+    """A full disk, other tensors, an empty disk: all ranks raise, and the next save is good."""
+    torchrun(2, tmp_path, "survives_misfortunes")
+    assert [path.name for path in (tmp_path / "run").glob("*.pth")].count("checkpoint_epoch_0.pth") == 1
+
+
+@pytest.mark.parametrize(
+    ("victim", "stage", "how"),
+    [
+        (1, "begin", "killed"),
+        (2, "writing", "killed"),
+        (0, "written", "killed"),
+        (0, "end", "killed"),
+        (1, "writing", "stopped"),
+    ],
+)
+def test_a_lost_rank_is_named_by_all_others(tmp_path: Path, victim: int, stage: str, how: str) -> None:
+    """The others raise, naming it, and the previous checkpoint is the newest valid one."""
+    with ranks(3, tmp_path, f"dies:{victim}:{stage}:{how}") as started:
+        for rank, process in enumerate(started):
+            if rank != victim:
+                assert process.wait(timeout=60) == 0
+    others = [rank for rank in range(3) if rank != victim]
+    assert [json.loads((tmp_path / f"met_{rank}.json").read_text()) for rank in others] == [[victim]] * 2
+    choice = choose_newest(tmp_path / "run")
+    assert choice is not None
+    assert choice.path.name == "checkpoint_epoch_0.pth"
+    assert choice.passed_over == ()
