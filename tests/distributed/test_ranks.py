@@ -39,6 +39,11 @@ def test_what_ranks_wrote_is_an_ordinary_file(of_four: Path) -> None:
     assert sorted(entry.name for entry in path.parent.glob(".*tmp")) == []
 
 
+def test_every_placement_is_kept(tmp_path: Path) -> None:
+    """However tensors are distributed, the file holds them whole, and each rank gets its part back."""
+    torchrun(4, tmp_path, "keeps_every_placement")
+
+
 def test_two_ranks_take_over_what_four_wrote(of_four: Path) -> None:
     """Data-parallel and sharded runs take over each other's files, on another number of ranks."""
     takes = [f"takes_over:{way}:{name}/{_LAST}" for way in ("fsdp", "ddp") for name in ("ddp", "fsdp")]

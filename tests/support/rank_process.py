@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import linnaeus
 from linnaeus import pth
@@ -24,6 +27,7 @@ from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.pth import _together
 from linnaeus.resuming import choose_together
+from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support.rank_run import RankRun
 
@@ -116,6 +120,39 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
     os._exit(0)  # torch would wait for the dead
 
 
+def keeps_every_placement(directory: Path) -> None:
+    """Rows, columns, meshes of two dimensions, replicas, uneven and empty shards: the file has the whole."""
+    line, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+    stream = torch.Generator().manual_seed(1)
+    ways = [(line, [Shard(0)]), (line, [Shard(1)]), (line, [Replicate()])]
+    ways += [(square, [Shard(a), Shard(b)]) for a in (0, 1) for b in (0, 1)]
+    ways += [(square, [Replicate(), Shard(0)]), (square, [Shard(1), Replicate()])]
+    shapes = [(10, 6), (3, 5), (2, 40_000), (1, 7)]
+    whole = {f"{n}": torch.randn(s, generator=stream) for n, s in enumerate(shapes * len(ways))}
+    placed = {
+        name: distribute_tensor(tensor, *ways[number // len(shapes)])
+        for number, (name, tensor) in enumerate(whole.items())
+    }
+    holder = nn.Module()
+    for name, tensor in placed.items():
+        holder.register_buffer(name, tensor)
+    parts, group = RunParts(model=holder), join("placements", deadline_seconds=30)
+    state, shares = capture_share(parts, group)
+    pth.save_together(state, directory / "placed.pth", shares=shares, ranks=group)
+    assert pth.verify(directory / "placed.pth").error is None
+    loaded = torch.load(directory / "placed.pth", weights_only=True)["model"]
+    different = [name for name, tensor in whole.items() if not torch.equal(tensor, loaded[name])]
+    assert not different, different
+    locals_before = {name: tensor.to_local().clone() for name, tensor in placed.items()}
+    for tensor in placed.values():
+        tensor.to_local().zero_()
+    with pth.mapped_file(directory / "placed.pth") as source:
+        own = own_share(parts, source.content, "placed.pth", group.rank, group.world_size)
+        restore(parts, own, "placed.pth", complete=False, source=source)
+    for name, tensor in holder.state_dict().items():
+        assert torch.equal(tensor.to_local(), locals_before[name]), name
+
+
 def trains(directory: Path, parallel: str, epochs: str) -> None:
     """The reference trainer, on all ranks."""
     (directory / f"pid_{dist.get_rank()}").write_text(str(os.getpid()))
@@ -144,7 +181,10 @@ def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
         act()
 
 
-SCENARIOS = {one.__name__: one for one in (resumes_exactly, takes_over, survives_misfortunes, dies, trains)}
+SCENARIOS = {
+    one.__name__: one
+    for one in (resumes_exactly, takes_over, survives_misfortunes, dies, trains, keeps_every_placement)
+}
 
 
 def main() -> None:
