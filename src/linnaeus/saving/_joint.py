@@ -73,7 +73,7 @@ def joint_job(
     if check_finite:
         group.agree("checking values", lambda: refuse_not_finite(parts.model, job.path))
     state, shares = capture_share(parts, group)
-    content = state | job.snapshot.content
+    content = state | (job.snapshot.content if job.snapshot else {})
     return JointJob(job.path, job.step, content, shares, job.about, job.protected)
 
 
