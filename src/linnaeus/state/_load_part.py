@@ -152,11 +152,8 @@ class _Owning:
         return [self.node(item, None) for item in node] if type(node) is list else node
 
     def _target(self, node: torch.Tensor, before: Any) -> torch.Tensor:
-        fits = (
-            _is_plain(before)
-            and type(before) is type(node)
-            and (before.shape, before.dtype) == (node.shape, node.dtype)
-        )
+        alike = _is_plain(before) and isinstance(before, DTensor) == isinstance(node, DTensor)
+        fits = alike and (before.shape, before.dtype) == (node.shape, node.dtype)
         if not fits or before.device != node.device or _memory_of(before) in self._taken:
             return torch.empty_like(node)
         self._taken.add(_memory_of(before))
