@@ -176,8 +176,7 @@ class CheckpointManager:
 
     def _restore(self, choice: Choice) -> None:
         self.progress, metrics = bring_back(self._parts, choice, self._cfg.TRAIN, self._group)
-        self._metrics = dict(metrics)
-        self.lineage = dict(choice.checkpoint.lineage)
+        self._metrics, self.lineage = dict(metrics), dict(choice.checkpoint.lineage)
         # What was loaded into the model before is no more there.
         self._told_of = report_of(self._parts.model)
         if choice.path.parent != self.directory:
@@ -260,7 +259,7 @@ class CheckpointManager:
         self._reach(bool(more) and self._cfg.SCHEDULE.CHECKPOINT.AT_VALIDATION)
 
     def validation_step(self, partial: Mapping[str, Any] | None = None) -> None:
-        """Call this now and then inside a validation: here a run can be saved, and stopped by a signal.
+        """Call this now and then inside a validation, where a run can then be saved, or stopped by a signal.
 
         `partial` is how far it has come, plain values, found again in `progress.partial`. Raises SaveError.
         """
@@ -273,8 +272,8 @@ class CheckpointManager:
         self._pipeline.poll()
         # Clocks and signals are each rank's own, so what they ask for is agreed on.
         asked = self._rhythm.strongest(self.progress.step, self._watch.wish(by_time=by_time))
-        if (due or asked == SAVE) and self._pipeline.submit():
-            self._timing.saved()
+        if due or asked == SAVE:
+            self._begin_saving()
         if asked > SAVE:
             self._end(asked - SAVE)
 
@@ -346,6 +345,10 @@ class CheckpointManager:
     def _note(self, metrics: Mapping[str, float] | None) -> None:
         # Tensors and numpy numbers become plain ones here, so that any reader can rank by them.
         self._metrics |= {name: float(value) for name, value in (metrics or {}).items()}
+
+    def _begin_saving(self) -> None:
+        if self._pipeline.submit():
+            self._timing.saved()
 
     def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
