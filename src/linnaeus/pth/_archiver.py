@@ -70,7 +70,9 @@ def archive(obj: Any, about: Mapping[str, Any]) -> Parts:
     records += [("version", b"3\n"), (".data/serialization_id", serialization_id(emission.pickle, sizes))]
     entries = place((PREFIX + name, _size(content)) for name, content in records)
     data = entries[len(before) : len(before) + len(sizes)]
-    document = compose(emission, [(entry.offset, entry.size_bytes) for entry in data], about)
+    document = compose(
+        emission.tensors, emission.tree, [(entry.offset, entry.size_bytes) for entry in data], about
+    )
     append(entries, PREFIX + RECORD, len(document))
     contents = [content for _, content in records] + [document]
     return Parts(entries, contents, entries[-1].end + directory_bytes(entries))

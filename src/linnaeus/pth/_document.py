@@ -18,13 +18,10 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linnaeus.errors import CorruptCheckpointError, UnsupportedFormatError
 from linnaeus.pth._globals import is_dtype, item_bytes
-
-if TYPE_CHECKING:
-    from linnaeus.pth._emit import Emission
 
 FORMAT = 1
 # Names are made by joining keys; without a limit a small file could ask for more memory than there is.
@@ -190,11 +187,14 @@ def _version(name: str) -> str:
     return version(name)  # reads and parses a file, which would cost more than most saves
 
 
-def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mapping[str, Any]) -> bytes:
+def compose(
+    tensors: Sequence[str], tree: str, places: Sequence[tuple[int, int]], about: Mapping[str, Any]
+) -> bytes:
     """Return the record's bytes.
 
     Args:
-        emission: The object, taken apart.
+        tensors: The JSON text of each tensor.
+        tree: The JSON text of the object's structure and plain values.
         places: For each storage the (offset, size) of its bytes in the file.
         about: What the writer says of the run, JSON values.
     """
@@ -208,8 +208,8 @@ def compose(emission: Emission, places: Sequence[tuple[int, int]], about: Mappin
     }
     opened = json.dumps(head, allow_nan=False, separators=(",", ":"))[:-1]
     storages = ",".join([f"[{offset},{size}]" for offset, size in places])
-    tensors = ",".join(emission.tensors)
-    return f'{opened},"storages":[{storages}],"tensors":[{tensors}],"tree":{emission.tree}}}'.encode()
+    listed = ",".join(tensors)
+    return f'{opened},"storages":[{storages}],"tensors":[{listed}],"tree":{tree}}}'.encode()
 
 
 def _strict(node: Any) -> Any:
