@@ -30,6 +30,7 @@ _CODES = {
     errors.RemoteNotFoundError(**_REMOTE): 3,
     errors.RemoteTimeoutError(**_REMOTE): 5,
     errors.SaveError(**_FILE): 1,
+    errors.PeerFailedError(**_FILE, ranks=[3]): 1,
     errors.SaveTimeoutError(**_FILE, seconds=600.0): 1,
     errors.TornSaveError(**_FILE): 1,
     errors.InsufficientSpaceError(**_FILE): 8,
