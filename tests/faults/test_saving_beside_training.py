@@ -195,6 +195,7 @@ def test_a_writer_that_hangs_does_not_hold_training_when_told_so(
     tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     """ON_FAILURE: warn goes on without checkpoints, says so each time, and saves again once it can."""
+    before = threading.active_count()  # earlier tests may have left some
     loop = Loop(tmp_path, INTERVAL_STEPS=1, DEADLINE_SECONDS=0.05, ON_FAILURE="warn")
     disk.hang()
     for _ in range(4):
@@ -203,7 +204,7 @@ def test_a_writer_that_hangs_does_not_hold_training_when_told_so(
     assert "Going on without it" in caplog.text
     stuck = loop.ckpt._pipeline._stuck
     assert stuck is not None
-    assert threading.active_count() < 6  # one hangs, no more
+    assert threading.active_count() <= before + 2  # the one that hangs, and its successor
     disk.come_back()
     wait_until(lambda: stuck.is_finished)
     loop.step()
