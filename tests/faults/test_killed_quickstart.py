@@ -10,12 +10,11 @@ import random
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import linnaeus
 from linnaeus.runs import list_checkpoints
@@ -30,19 +29,11 @@ LAST = "checkpoint_epoch_1.pth"
 NUM_STEPS = 23  # 1,437 images in batches of 64
 
 pytestmark = [
+    pytest.mark.usefixtures("single_thread"),
     pytest.mark.timeout(3600),
     # Newer Pythons warn of forking beside threads; the children use none of their parent's.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    """A forked child may not use the threads of its parent."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(directory: Path) -> linnaeus.Config:

@@ -6,11 +6,8 @@ one or the new one, whole, and what remains is swept.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +16,11 @@ import torch
 import linnaeus
 from linnaeus.runs import list_checkpoints
 from support.file_calls import FileCalls, in_child
+from support.leases import require_leases
 from support.small_run import config
 
 pytestmark = [
+    pytest.mark.usefixtures("single_thread"),
     pytest.mark.timeout(170),
     # Newer Pythons warn of forking beside threads; the children use none.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
@@ -39,31 +38,10 @@ WRITES = (
 BEFORE = 3  # epochs saved before the watched one; by then a pruned file has given its blocks
 
 
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    """A forked child may not use the threads of its parent."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def same_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave measured times out of the files, so that each has the same size and each save the same calls."""
-    monkeypatch.setattr("linnaeus.saving._account.Account.to_plain", lambda _: {})
-
-
 @pytest.fixture(autouse=True)
 def leases(tmp_path: Path) -> None:
     """Skip where the filesystem grants no leases, without which nothing is recycled."""
-    descriptor = os.open(tmp_path / "probe", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError:
-        pytest.skip("no leases on this filesystem")
-    finally:
-        os.close(descriptor)
+    require_leases(tmp_path / "probe")
 
 
 def weights(epoch: int) -> torch.Tensor:

@@ -28,25 +28,11 @@ from support.small_run import SmallRun, config, train
 from support.trees import same
 
 pytestmark = [
+    pytest.mark.usefixtures("single_thread"),
     pytest.mark.timeout(170),
     # Newer Pythons warn of forking beside threads; the children use none.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    """A forked child may not use the threads of its parent."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def same_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave measured times out of the files, so that each has the same size and each save the same calls."""
-    monkeypatch.setattr("linnaeus.saving._account.Account.to_plain", lambda _: {})
 
 
 def final_state(directory: Path) -> Any:

@@ -19,6 +19,7 @@ import torch
 import linnaeus
 from linnaeus.files import Recycled, recycle
 from linnaeus.pth import save
+from support.leases import require_leases
 
 CONTENT = bytes(range(256)) * 300
 
@@ -28,13 +29,7 @@ def made(tmp_path: Path) -> Path:
     """A file that this process made; skips where the filesystem grants no leases at all."""
     path = tmp_path / "old.pth"
     path.write_bytes(CONTENT)
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError:
-        pytest.skip("no leases on this filesystem")
-    finally:
-        os.close(descriptor)
+    require_leases(path)
     return path
 
 

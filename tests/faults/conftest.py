@@ -1,0 +1,23 @@
+"""What tests that fork children to be killed share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def single_thread() -> Iterator[None]:
+    """A forked child may not use the threads of its parent."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def same_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave measured times out of the files, so that each has the same size and each save the same calls."""
+    monkeypatch.setattr("linnaeus.saving._account.Account.to_plain", lambda _: {})
