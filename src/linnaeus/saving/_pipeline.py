@@ -177,11 +177,11 @@ class Pipeline:
         """Return when parameters and optimizer state may be changed."""
         task = self._task
         snapshot = None if task is None else task.job.snapshot
-        guard = None if snapshot is None else snapshot.guard
-        if task is None or guard is None:
+        if task is None or snapshot is None:
             return
         started = time.perf_counter()
-        guard.release(hold_seconds=self._policy.hold_seconds, no_memory_seconds=self._policy.deadline_seconds)
+        hold, deadline = self._policy.hold_seconds, self._policy.deadline_seconds
+        snapshot.release(hold_seconds=hold, no_memory_seconds=deadline)
         self._blocked(task, time.perf_counter() - started)
 
     def close(self) -> None:

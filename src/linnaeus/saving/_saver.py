@@ -123,9 +123,10 @@ class Saver:
             SaveError: It can't be written.
             TornSaveError: The content did not hold still.
         """
-        content, guard = ({}, None) if job.snapshot is None else (job.snapshot.content, job.snapshot.guard)
+        guard = None if job.snapshot is None else job.snapshot.guard
         size_bytes = 0
         try:
+            content = {} if job.snapshot is None else job.snapshot.content
             if guard is not None:
                 guard.presum()
             parts = pth.take_apart(dict(content), job.about, job.path)

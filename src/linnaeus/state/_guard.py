@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
 
 import torch
 from zlib_ng import zlib_ng
@@ -25,6 +24,7 @@ from zlib_ng import zlib_ng
 from linnaeus.errors import TornSaveError
 from linnaeus.pth import memory_of
 from linnaeus.state._spare import SpareMemory
+from linnaeus.state._staging import Lent
 
 # As the writer's: fits the second-level cache, from which the piece then goes to the file.
 _PIECE_BYTES = 1 << 20
@@ -33,7 +33,6 @@ _PIECE_BYTES = 1 << 20
 # Summing and writing in one thread, into memory: more than was ever seen.
 _READS_AT_MOST_BYTES_PER_SECOND = 4e9
 _VERSION = attrgetter("_version")
-Lent = tuple[dict[Any, torch.Tensor], dict[Any, Any]]
 
 
 @dataclass(slots=True)

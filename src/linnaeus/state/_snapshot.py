@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from linnaeus.state._guard import Guard, Lent
+from linnaeus.state._guard import Guard
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._spare import SpareMemory
+from linnaeus.state._staging import Lent, Move, Staged, Staging, bytes_of
 
 _WORTH_A_WALK_BYTES = 1 << 20
 _KIND = attrgetter("is_cpu", "layout", "is_nested", "requires_grad")
@@ -33,23 +34,42 @@ class Snapshot:
 
     Args:
         content: The checkpoint's content.
-        guard: Of the tensors that are the run's own; None when there are none.
+        guard: Of the tensors on the CPU that are the run's own; None when there are none.
+        staged: The tensors that are on their way from a GPU; None when there are none.
     """
 
     _content: dict[str, Any]
     guard: Guard | None = None
+    staged: Staged | None = None
 
     @property
     def content(self) -> dict[str, Any]:
-        """The checkpoint's content; nothing in it is shared with the run but what `guard` guards."""
+        """The checkpoint's content; nothing in it is shared with the run but what `guard` guards.
+
+        Waits for what is on its way from a GPU, and raises TornSaveError if that did not hold still.
+        """
         if self.guard is not None:
             self.guard.settle()
+        if self.staged is not None:
+            self.staged.arrive()
         return self._content
+
+    def release(self, *, hold_seconds: float, no_memory_seconds: float) -> None:
+        """Return when parameters and optimizer state may be changed.
+
+        Args:
+            hold_seconds: How long to wait for the writer before what it has not read is copied.
+            no_memory_seconds: How long to wait for it when there is no memory for a copy.
+        """
+        if self.staged is not None:
+            self.staged.release()
+        if self.guard is not None:
+            self.guard.release(hold_seconds=hold_seconds, no_memory_seconds=no_memory_seconds)
 
     @property
     def is_copy(self) -> bool:
         """Whether training may change anything at once."""
-        return self.guard is None
+        return self.guard is None and self.staged is None
 
 
 def take_snapshot(
@@ -64,10 +84,10 @@ def take_snapshot(
         copy: Copy everything at once.
     """
     with _no_collection():
-        freezer = _Freezer()
+        freezer = _Freezer(None if copy else spare.staging)
         state = parts.capture()
         frozen = freezer.node(state) if copy else {k: _part(freezer, parts, k, v) for k, v in state.items()}
-        return Snapshot({**frozen, **others}, freezer.guard(spare))
+        return Snapshot({**frozen, **others}, freezer.guard(spare), freezer.staged())
 
 
 @contextmanager
@@ -90,18 +110,18 @@ def hooked_optimizers(parts: RunParts) -> list[torch.optim.Optimizer]:
 def _trained_storages(parts: RunParts) -> frozenset[int]:
     """Return the storages, by `_cdata`, of parameters that change only in the step of an optimizer we see."""
     groups = [group["params"] for one in hooked_optimizers(parts) for group in one.param_groups]
-    return frozenset([p.untyped_storage()._cdata for params in groups for p in params if _is_readable(p)])
+    return frozenset([p.untyped_storage()._cdata for params in groups for p in params if _has_memory(p)])
 
 
 def _frozen_storages(parts: RunParts) -> frozenset[int]:
     """Return the storages of parameters that nobody trains."""
     frozen = [p for p in parts.model.parameters() if not p.requires_grad]
-    return frozenset([p.untyped_storage()._cdata for p in frozen if _is_readable(p)])
+    return frozenset([p.untyped_storage()._cdata for p in frozen if _has_memory(p)])
 
 
-def _is_readable(value: torch.Tensor) -> bool:
-    """Tell whether the writer can read a tensor's memory where it is."""
-    return value.is_cpu and value.layout is torch.strided and not value.is_nested
+def _has_memory(value: torch.Tensor) -> bool:
+    """Tell whether a tensor is a plain piece of memory."""
+    return value.layout is torch.strided and not value.is_nested
 
 
 def _part(freezer: _Freezer, parts: RunParts, key: str, content: Any) -> Any:
@@ -117,7 +137,7 @@ def _part(freezer: _Freezer, parts: RunParts, key: str, content: Any) -> Any:
 
 def _model(freezer: _Freezer, parts: RunParts, content: OrderedDict[str, Any]) -> OrderedDict[str, Any]:
     frozen, own = content.copy(), _trained_storages(parts)
-    lent = {name: item for name, item in content.items() if _is_in(item, own)}
+    lent = {name: item for name, item in content.items() if _is_in(item, own) and freezer.can_lend(item)}
     rest = content.keys() - lent.keys()
     # Looking for frozen parameters is a walk over all modules, which a few statistics are not worth.
     if (
@@ -125,17 +145,18 @@ def _model(freezer: _Freezer, parts: RunParts, content: OrderedDict[str, Any]) -
         > _WORTH_A_WALK_BYTES
     ):
         own = _frozen_storages(parts)
-        lent |= {name: content[name] for name in rest if _is_in(content[name], own)}
+        more = {name: content[name] for name in rest if _is_in(content[name], own)}
+        lent |= {name: item for name, item in more.items() if freezer.can_lend(item)}
         rest -= lent.keys()
     for name in rest:
         frozen[name] = freezer.node(content[name])
     vars(frozen).update(_freeze_dict(freezer, vars(content)))
-    freezer.lent.append((lent, frozen))
+    freezer.lend(lent, frozen)
     return frozen
 
 
 def _is_in(item: Any, storages: frozenset[int]) -> bool:
-    return type(item) is torch.Tensor and _is_readable(item) and item.untyped_storage()._cdata in storages
+    return type(item) is torch.Tensor and _has_memory(item) and item.untyped_storage()._cdata in storages
 
 
 def _optimizers(freezer: _Freezer, parts: RunParts, content: Any) -> Any:
@@ -172,17 +193,29 @@ def _optimizer_state(freezer: _Freezer, state: Any) -> Any:
 
 
 def _unusual_entry(freezer: _Freezer, entry: dict[Any, Any]) -> dict[Any, Any]:
-    lent = {n: one for n, one in entry.items() if type(one) is torch.Tensor and _KIND(one) == _USUAL}
+    lent = {name: item for name, item in entry.items() if _is_changed_by_steps_only(item, freezer)}
     frozen = {name: None if name in lent else freezer.node(item) for name, item in entry.items()}
-    freezer.lent.append((lent, frozen))
+    freezer.lend(lent, frozen)
     return frozen
+
+
+def _is_changed_by_steps_only(item: Any, freezer: _Freezer) -> bool:
+    plain = type(item) is torch.Tensor and _has_memory(item) and not item.requires_grad
+    return plain and freezer.can_lend(item)
 
 
 @dataclass(slots=True)
 class _Freezer:
-    """Walks over a content and makes it independent of the run, but for what is lent to the guard."""
+    """Walks over a content and makes it independent of the run, but for what is lent.
 
+    Args:
+        staging: How tensors come from devices; None to copy them at once.
+    """
+
+    staging: Staging | None
     lent: list[Lent] = field(default_factory=list)
+    on_devices: list[Lent] = field(default_factory=list)
+    clones: list[Move] = field(default_factory=list)
     # By id, with the object, because an id is only unique while its object lives.
     seen: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
@@ -206,6 +239,25 @@ class _Freezer:
         """Return the guard of what was lent; None when nothing was."""
         return Guard(self.lent, spare) if any(lent for lent, _ in self.lent) else None
 
+    def staged(self) -> Staged | None:
+        """Return what is on its way from devices; None when nothing is."""
+        if self.staging is None or not (self.clones or any(lent for lent, _ in self.on_devices)):
+            return None
+        return Staged(self.staging, self.on_devices, self.clones)
+
+    def can_lend(self, value: torch.Tensor) -> bool:
+        """Tell whether a tensor can be read while training goes on."""
+        return value.is_cpu or self._has_lane(value.device)
+
+    def _has_lane(self, device: torch.device) -> bool:
+        return self.staging is not None and self.staging.lane(device) is not None
+
+    def lend(self, tensors: dict[Any, torch.Tensor], content: dict[Any, Any]) -> None:
+        """Have tensors that can be lent put into a dict of the content later."""
+        self.lent.append(({name: one for name, one in tensors.items() if one.is_cpu}, content))
+        if len(self.lent[-1][0]) < len(tensors):
+            self.on_devices.append(({name: one for name, one in tensors.items() if not one.is_cpu}, content))
+
     def keep(self, value: Any, frozen: Any) -> None:
         self.seen[id(value)] = (value, frozen)
 
@@ -217,12 +269,20 @@ class _Freezer:
     def _copy(self, value: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
         copied = self.storages.get(storage._cdata)
         if copied is None:
-            copied = self.storages[storage._cdata] = storage.cpu() if not value.is_cpu else storage.clone()
+            copied = self.storages[storage._cdata] = self._copied(storage)
         tensor = torch.empty(0, dtype=value.dtype)
         tensor.set_(copied, value.storage_offset(), value.shape, value.stride())
         if type(value) is torch.nn.Parameter:
             return torch.nn.Parameter(tensor, requires_grad=value.requires_grad)
         return tensor.requires_grad_() if value.requires_grad else tensor
+
+    def _copied(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        if not self._has_lane(storage.device):  # always so on the CPU
+            return torch.UntypedStorage(storage.nbytes()).copy_(storage)
+        # Waiting for the device here would be waiting for all that training has enqueued on it.
+        target = torch.empty(storage.nbytes(), dtype=torch.uint8)
+        self.clones.append((target, bytes_of(storage).clone()))
+        return target.untyped_storage()
 
 
 def _is_plain(value: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from linnaeus.pth import memory_of
+from linnaeus.state._staging import Staging
 
 _ALIGNMENT = 64
 # What one thread copies at a time: the others wait for no more than this when it is kept from running.
@@ -20,9 +21,14 @@ _Move = tuple[int, int, int]
 
 
 class SpareMemory:
-    """One buffer that grows to the largest state copied into it. Serves one save at a time."""
+    """One buffer that grows to the largest state copied into it. Serves one save at a time.
 
-    def __init__(self) -> None:
+    Args:
+        staging: Likewise for what comes from devices.
+    """
+
+    def __init__(self, staging: Staging | None = None) -> None:
+        self.staging = staging or Staging()
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
     @property
@@ -45,10 +51,6 @@ class SpareMemory:
             position += size + -size % _ALIGNMENT
         _move_all(moves)
         return views
-
-    def forget(self) -> None:
-        """Leave the buffer to who still reads it, and begin another next time."""
-        self._buffer = torch.empty(0, dtype=torch.uint8)
 
 
 def _pieces(target: int, source: int, size: int) -> Iterator[_Move]:
