@@ -163,11 +163,13 @@ class CheckpointManager:
             resolve=lambda name: resolve_together(name, self._cfg, self._group),
             bucket=self._mirror.remote(),
         )
-        self._mirror.notice()  # what an earlier process of this run had no time to send
         if choice is None:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
+            self._mirror.notice()  # it may hold some that this run is not to go on from
             return self.progress
         self._group.agree(f"resuming from {choice.path.name}", lambda: self._restore(choice))
+        # What an earlier process of this run had no time to send: now that it is known which run this is.
+        self._mirror.notice()
         if choice.checkpoint.write_seconds is not None:
             self._account.compare_with_grace(choice.checkpoint.write_seconds)
         self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)

@@ -11,6 +11,7 @@ import torch
 
 import linnaeus
 from linnaeus.errors import RemoteError
+from linnaeus.runs import list_checkpoints
 from support.b2_server import B2Server
 from support.buckets import BUCKET
 from support.small_run import SmallRun, config, train
@@ -202,3 +203,18 @@ def test_many_uploads_under_a_failing_bucket_all_arrive(b2, tmp_path):
     for name in there(b2):
         assert len(b2.versions(BUCKET, RUN + name)) == 1
         assert b2.objects(BUCKET)[RUN + name] == (directory / name).read_bytes()
+
+
+def test_copying_begins_when_it_is_known_which_run_it_is(b2, tmp_path, monkeypatch):
+    """Not before: else a resumed run would take its own copies for somebody else's."""
+    directory = tmp_path / "run"
+    cfg = run_config(directory, bucket_of(b2), EPOCHS=1)
+    train(cfg, SmallRun())
+    known = []
+    monkeypatch.setattr(
+        "linnaeus.saving._mirror.Mirror.notice", lambda mirror: known.append(mirror._copies._run())
+    )
+    ckpt = linnaeus.CheckpointManager(cfg, **SmallRun().parts())
+    ckpt.resume()
+    ckpt.close()
+    assert known == [list_checkpoints(directory)[0].run]

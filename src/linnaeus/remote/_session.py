@@ -115,10 +115,8 @@ class RcloneSession:
         if not self.versioned_root:
             return []
         parameters = {"fs": self.versioned_root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
-        stem, dot, suffix = name.rpartition(".")
-        pattern = re.compile(re.escape(stem) + _VERSION + re.escape(dot + suffix))
         answer = self._call("listing of versions", "operations/list", parameters)
-        return [remote_file(entry) for entry in answer["list"] or () if pattern.fullmatch(entry["Name"])]
+        return hidden_versions(name, [remote_file(entry) for entry in answer["list"] or ()])
 
     def delete(self, name: str) -> None:
         """Delete one file or version for good; see `Session.delete`."""
@@ -127,14 +125,6 @@ class RcloneSession:
             self._call(f"deleting {name}", "operations/deletefile", parameters)
         except RemoteNotFoundError:
             return
-
-    def drop_unfinished(self) -> None:
-        """Drop the uploads that were not ended; see `Session.drop_unfinished`."""
-        if self.versioned_root:
-            place = f"{self.root}{self.prefix}"
-            options = {"max-age": "0s"}
-            parameters = {"command": "cleanup", "fs": place, "opt": options}
-            self._call("dropping unfinished uploads", "backend/command", parameters)
 
     def stop(self) -> None:
         """End it now; see `Session.stop`."""
@@ -232,6 +222,21 @@ class Pace:
         too_few = self._num_bytes < TRICKLE_BYTES_PER_SECOND * seconds
         self._since, self._num_bytes = self._clock(), 0
         return too_few
+
+
+def hidden_versions(name: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """Return which of a bucket's files with all their versions are hidden older ones of a name. Pure.
+
+    The newest of a name is listed under the name itself, the others with their time. An upload that was not
+    ended is listed too, without a size; where it is the newest, what is to be seen has a time as well, and
+    is the first of those.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    pattern = re.compile(re.escape(stem) + _VERSION + re.escape(dot + suffix))
+    timed = [file for file in files if pattern.fullmatch(file.name) and file.size_bytes]
+    timed.sort(key=lambda file: file.name, reverse=True)
+    begun = any(file.name == name and not file.size_bytes for file in files)
+    return timed[1:] if begun else timed
 
 
 def remote_file(entry: Mapping[str, Any]) -> RemoteFile:

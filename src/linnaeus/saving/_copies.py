@@ -150,7 +150,7 @@ class Copies:
             )
         held = hold(checkpoint.path)
         try:
-            self.remote.send(held, name, progress=progress)
+            self.remote.send(held, name, progress=progress, mark=self._run() or "")
             self._prove(session, held, name)
         finally:
             if held != checkpoint.path:
@@ -184,14 +184,15 @@ class Copies:
             The names that were removed.
         """
         ours = self._ours(session)
+        # First, since what is hidden behind a copy that goes would be seen again.
+        for name in ours.keys() - self._cleaned:
+            self._drop_hidden(session, name)
+            self._cleaned.add(name)
         verdicts = decide([c for c, _ in ours.values()], self.retention)
         removed = [verdict.checkpoint.path.name for verdict in verdicts if not verdict.keep]
         for name in removed:
             session.delete(name)
             _log.info("removed %s from %s: no rule keeps it", name, self.remote.place)
-        for name in ours.keys() - self._cleaned:
-            self._drop_hidden(session, name)
-            self._cleaned.add(name)
         return removed
 
     def plan(self, session: Session) -> Mapping[str, tuple[str, ...]]:
@@ -216,12 +217,16 @@ class Copies:
             if self.is_ours(self._describe(session, version)):
                 session.delete(version.name)
 
-    def drop_unfinished(self, session: Session) -> None:
-        """Drop uploads that a killed process has left unfinished; where that is not permitted they stay."""
+    def drop_unfinished(self) -> None:
+        """Drop uploads of this run that a killed process has not ended; where that is refused they stay."""
+        run = self._run()
         try:
-            session.drop_unfinished()
+            dropped = self.remote.drop_unfinished(run) if run else []
         except LinnaeusError as error:
             _log.info("unfinished uploads stay in %s: %s", self.remote.place, error)
+        else:
+            for name in dropped:
+                _log.info("dropped an unfinished upload of %s to %s", name, self.remote.place)
 
 
 def _version(file: RemoteFile) -> _Version:

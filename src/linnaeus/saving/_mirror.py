@@ -188,7 +188,7 @@ class Mirror:
         """Send what is missing, one after the other; what became new meanwhile comes before what is old."""
         with self._copies.remote.session() as session:
             if is_first:
-                self._copies.drop_unfinished(session)
+                self._copies.drop_unfinished()
             refused: dict[str, RemoteConflictError] = {}
             while True:
                 waiting = self._look(session)
