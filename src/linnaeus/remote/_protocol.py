@@ -58,10 +58,10 @@ class Session(Protocol):
         """What to call this place in messages."""
 
     def files(self) -> list[RemoteFile]:
-        """Return all files directly in this place, by name, without digests.
+        """Return all files directly in this place, by name, without digests; none where nothing was ever put.
 
         Raises:
-            RemoteNotFoundError: There is no such bucket or folder.
+            RemoteNotFoundError: There is no such bucket.
         """
 
     def stat(self, name: str) -> RemoteFile | None:

@@ -71,10 +71,18 @@ class RcloneSession:
         return 2 * self.idle_seconds + _WAITING_SECONDS
 
     def files(self) -> list[RemoteFile]:
-        """Return all files directly in this place, by name; see `Remote.files`."""
-        parameters = {"fs": self.root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
-        answer = self._call("listing", "operations/list", parameters)
-        return sorted((remote_file(entry) for entry in answer["list"] or ()), key=lambda file: file.name)
+        """Return all files directly in this place, by name; see `Session.files`."""
+        try:
+            entries = self._list(self.prefix.rstrip("/"))
+        except RemoteNotFoundError:
+            self._list("")  # a folder that nothing was put into is told from a bucket that is not there
+            return []
+        return sorted((remote_file(entry) for entry in entries), key=lambda file: file.name)
+
+    def _list(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        parameters = {"fs": self.root, "remote": folder, "opt": LISTING}
+        found: Sequence[Mapping[str, Any]] = self._call("listing", "operations/list", parameters)["list"]
+        return found or ()
 
     def stat(self, name: str) -> RemoteFile | None:
         """Return one file, or None; see `Session.stat`."""
@@ -187,12 +195,12 @@ class RcloneSession:
         return self.retry.run(attempt, worth_retrying)
 
     def _failed(self, operation: str, attempts: int, said: str, since: float) -> LinnaeusError:
-        if _NO_CODE in said and self.renewal.may_help(since, self._list):
+        if _NO_CODE in said and self.renewal.may_help(since, self._sign_in_anew):
             return self.failures.error(RemoteError, operation, attempts, said)
         return self.failures.meaning(1, [said], operation, attempts)
 
-    def _list(self) -> None:
-        self._call("listing", "operations/list", {"fs": self.root, "remote": self.prefix, "opt": LISTING})
+    def _sign_in_anew(self) -> None:
+        self._list(self.prefix.rstrip("/"))
 
     def _silent(self, operation: str, attempts: int, error: Exception) -> RemoteError:
         kind = RemoteTimeoutError if isinstance(error, TimeoutError) else RemoteError
