@@ -17,9 +17,9 @@ from support.trees import same
 
 QUICKSTART = Path(linnaeus.__file__).parents[2] / "configs" / "quickstart.yaml"
 PREFIX = "runs/lost/"
-LAST = "checkpoint_epoch_4.pth"
+LAST = "checkpoint_epoch_3.pth"
 SETTINGS = {
-    "TRAIN.EPOCHS": 4,
+    "TRAIN.EPOCHS": 3,
     "TRAIN.BATCH_SIZE": 128,
     "DATA.SHIFT": 1,
     "TRAIN.EMA_DECAY": 0.9,

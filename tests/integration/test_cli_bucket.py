@@ -133,6 +133,27 @@ def test_lock_writes_beside_the_config(tmp_path, checkpoint_file):
     assert "is expected" in ended.err
 
 
+def test_the_sources_of_a_recipe_are_locked_too(tmp_path, checkpoint_bytes, other_checkpoint_bytes):
+    """Also those that only the recipe names; a later load is held to them."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "body.pth").write_bytes(checkpoint_bytes)
+    (cache / "head.pth").write_bytes(other_checkpoint_bytes)
+    (tmp_path / "recipe.yaml").write_text(
+        "sources:\n  body: {checkpoint: body.pth, claims: [a.]}\n  head: {option: TEACHER, claims: [b.]}\n"
+    )
+    (tmp_path / "exp.yaml").write_text(
+        f"ENV: {{INPUT: {{CACHE_DIR: {cache}}}}}\n"
+        f"MODEL: {{PRETRAINED_RECIPE: {tmp_path / 'recipe.yaml'}, TEACHER: head.pth,"
+        " NAME: mFormer_nano, HEADS: {a: 2}}\n"
+    )
+    locked = plain(linnaeus("lock", "exp.yaml", "--json", cwd=tmp_path))["checkpoints"]
+    assert sorted(locked) == ["body.pth", "head.pth"]
+    (cache / "body.pth").write_bytes(other_checkpoint_bytes)
+    ended = linnaeus("stitch", "recipe.yaml", "--dry-run", "--config", "exp.yaml", cwd=tmp_path)
+    assert (ended.code, "is expected" in ended.err) == (6, True), ended
+
+
 @pytest.fixture
 def cache_set(tmp_path, checkpoint_bytes, other_checkpoint_bytes):
     """A cache with two equal files and another, of different ages, and the option that names it."""
