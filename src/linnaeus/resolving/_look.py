@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linnaeus.errors import CheckpointNotFoundError
+from linnaeus.errors import CheckpointNotFoundError, CorruptCheckpointError
 from linnaeus.resolving._identifier import check_name, is_absolute
 from linnaeus.resolving._pins import split_pin
 from linnaeus.resolving._resolve import resolve
@@ -55,10 +55,18 @@ def is_only_there(identifier: str, cfg: Config) -> bool:
 def describe_there(session: Session, name: str, size_bytes: int) -> Description:
     """Return what a file of a bucket holds, from a few ranges of it.
 
+    What seems damaged is read again: damage on the way must not count as damage in the bucket.
+
     Raises:
         CheckpointInvalidError: It is no checkpoint, or visibly damaged.
         RemoteError: The bucket refused or can't be reached.
     """
     from linnaeus import pth
 
-    return pth.glance(name, size_bytes, lambda start, length: session.read(name, start, length))
+    def read(start: int, length: int) -> bytes:
+        return session.read(name, start, length)
+
+    try:
+        return pth.glance(name, size_bytes, read)
+    except CorruptCheckpointError:
+        return pth.glance(name, size_bytes, read)

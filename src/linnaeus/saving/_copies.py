@@ -151,9 +151,7 @@ class Copies:
         """Compare by the bucket's digest; where it keeps none, by what both files say of themselves."""
         for algorithm, digest in known.digests.items():
             return self.remote.digest_of(path, algorithm) == digest
-        there = describe_there(session, known.name, known.size_bytes)
-        here = pth.describe(path)
-        return (there.written, there.about, there.size_bytes) == (here.written, here.about, here.size_bytes)
+        return same_description(session, path, known)
 
     def send(self, session: Session, checkpoint: RunCheckpoint, progress: Progress | None) -> None:
         """Send one checkpoint, and prove that what stands there afterwards is it.
@@ -255,6 +253,13 @@ class Copies:
         else:
             for name in dropped:
                 _log.info("dropped an unfinished upload of %s to %s", name, self.remote.place)
+
+
+def same_description(session: Session, path: Path, known: RemoteFile) -> bool:
+    """Compare a file here with one there by what both say of themselves, where no digest is kept."""
+    there = describe_there(session, known.name, known.size_bytes)
+    here = pth.describe(path)
+    return (there.written, there.about, there.size_bytes) == (here.written, here.about, here.size_bytes)
 
 
 def _version(file: RemoteFile) -> _Version:
