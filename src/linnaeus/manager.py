@@ -111,10 +111,9 @@ class CheckpointManager:
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
         directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
-        self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
-        rules, commit = Retention.of(plan), self._mirror.notice
-        self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE, on_commit=commit)
-        makes = self._job, self._joint_job
+        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
+        rules, check, makes = Retention.of(plan), plan.CHECK_FINITE, (self._job, self._joint_job)
+        self._saver = Saver(directory, rules, check_finite=check, on_commit=mirror.notice, owed=mirror.owed)
         self._pipeline = pipeline_of(self._group, self._saver, *makes, plan, self._account, clock)
         self._spare = SpareMemory()
         self._told_of: object = None
@@ -163,11 +162,11 @@ class CheckpointManager:
             resolve=lambda name: resolve_together(name, self._cfg, self._group),
             bucket=self._mirror.remote(),
         )
-        self._mirror.notice()  # what an earlier process of this run had no time to send
         if choice is None:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
         self._group.agree(f"resuming from {choice.path.name}", lambda: self._restore(choice))
+        self._mirror.notice()  # what an earlier process of this run, now known which, had no time to send
         if choice.checkpoint.write_seconds is not None:
             self._account.compare_with_grace(choice.checkpoint.write_seconds)
         self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)
@@ -333,6 +332,7 @@ class CheckpointManager:
             self._watch.stop()
             self._account.conclude()
             self._mirror.close(within_seconds)
+        self._saver.retain_again()  # what had to wait for the bucket
 
     def __enter__(self) -> CheckpointManager:
         return self

@@ -12,7 +12,7 @@ from linnaeus.saving._mirror import Lag, Mirror, open_mirror, rules_there
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._pretrained import write_report
 from linnaeus.saving._prune import prune
-from linnaeus.saving._push import copies_of, list_there, prune_there, push
+from linnaeus.saving._push import copies_of, list_there, not_arrived, prune_there, push
 from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
 from linnaeus.saving._saver import Saver
 from linnaeus.saving._schedule import Schedule
@@ -52,6 +52,7 @@ __all__ = [
     "interval_for",
     "joint_job",
     "list_there",
+    "not_arrived",
     "open_mirror",
     "pipeline_of",
     "prune",
