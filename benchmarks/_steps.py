@@ -25,7 +25,7 @@ class ImageSteps:
     def __init__(self, run: Training, batch: int) -> None:
         self._run = run
         self._model: Any = run.model
-        device = self._model.head.weight.device
+        device = next(run.model.parameters()).device
         self._images = torch.randn(batch, 3, _PIXELS, _PIXELS, device=device)
         self._labels = torch.randint(0, 10, (batch,), device=device)
 
