@@ -5,7 +5,7 @@ It joins saving and resuming, and decides nothing itself.
 
 from __future__ import annotations
 
-import copy as copying
+import copy
 import logging
 import time
 import uuid
@@ -350,16 +350,15 @@ class CheckpointManager:
         if self._pipeline.submit():
             self._timing.saved()
 
-    def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
+    def _job(self, by_copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
         self._tell_of_pretrained()
         plan = self._cfg.SCHEDULE.CHECKPOINT
-        content = self._parts.capture() | self._numbers()
-        if not plan.ASYNC:
-            return self._named(Snapshot(content))  # nothing changes while training waits
+        if not plan.ASYNC:  # nothing changes while training waits
+            return self._named(Snapshot(self._parts.capture() | self._numbers()))
         # A check of the values reads them in its own time.
-        copy = copy or plan.CHECK_FINITE
-        return self._named(take_snapshot(self._parts, content, self._spare, copy=copy))
+        by_copy = by_copy or plan.CHECK_FINITE
+        return self._named(take_snapshot(self._parts, self._numbers(), self._spare, copy=by_copy))
 
     def _joint_job(self) -> JointJob:
         """Return what this rank has of what there is to save now."""
@@ -394,7 +393,8 @@ class CheckpointManager:
             "run": self._run,
             "config_digest": self._digest,
             "config": self._plain_config,
-            "lineage": copying.deepcopy(self.lineage),
+            # The report is long, and nobody's to change.
+            "lineage": {k: v if k == "pretrained" else copy.deepcopy(v) for k, v in self.lineage.items()},
             "resumed_from": None if source is None else source.name,
             "saving": self._account.to_plain(),
         }

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
 
-from linnaeus.state._guard import Guard
+from linnaeus.state._guard import Guard, Lent
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._spare import SpareMemory
 
+_WORTH_A_WALK_BYTES = 1 << 20
+_KIND = attrgetter("is_cpu", "layout", "is_nested", "requires_grad")
+_USUAL = (True, torch.strided, False, False)
 _VALUES = frozenset((str, int, float, bool, type(None), bytes, complex))
 
 
@@ -26,13 +31,20 @@ _VALUES = frozenset((str, int, float, bool, type(None), bytes, complex))
 class Snapshot:
     """What is to be saved.
 
-    Attributes:
-        content: The checkpoint's content; nothing in it is shared with the run but what `guard` guards.
+    Args:
+        content: The checkpoint's content.
         guard: Of the tensors that are the run's own; None when there are none.
     """
 
-    content: dict[str, Any]
+    _content: dict[str, Any]
     guard: Guard | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The checkpoint's content; nothing in it is shared with the run but what `guard` guards."""
+        if self.guard is not None:
+            self.guard.settle()
+        return self._content
 
     @property
     def is_copy(self) -> bool:
@@ -41,25 +53,30 @@ class Snapshot:
 
 
 def take_snapshot(
-    parts: RunParts, content: Mapping[str, Any], spare: SpareMemory, *, copy: bool = False
+    parts: RunParts, others: Mapping[str, Any], spare: SpareMemory, *, copy: bool = False
 ) -> Snapshot:
-    """Return a snapshot of a content that the parts have just given.
+    """Return a snapshot of a run as it is now.
 
     Args:
         parts: The run.
-        content: What `RunParts.capture` returned, and more.
+        others: What is to be saved beside the parts' states; nothing in it may change any more.
         spare: Memory for copies that become necessary.
         copy: Copy everything at once.
     """
+    with _no_collection():
+        freezer = _Freezer()
+        state = parts.capture()
+        frozen = freezer.node(state) if copy else {k: _part(freezer, parts, k, v) for k, v in state.items()}
+        return Snapshot(frozen | others, freezer.guard(spare))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Make many objects that live on, without the collector walking over them all in between."""
     was_on = gc.isenabled()
-    gc.disable()  # many objects are made that live on, and a collection would only walk over them
+    gc.disable()
     try:
-        freezer = _Freezer(frozenset() if copy else _own_storages(parts))
-        frozen = {
-            key: freezer.node(value) if copy or key != "optimizer" else _optimizers(freezer, parts, value)
-            for key, value in content.items()
-        }
-        return Snapshot(frozen, Guard(freezer.live, spare) if freezer.live else None)
+        yield
     finally:
         if was_on:
             gc.enable()
@@ -70,17 +87,55 @@ def hooked_optimizers(parts: RunParts) -> list[torch.optim.Optimizer]:
     return [one for one in flatten(parts.optimizer).values() if is_optimizer(one)]
 
 
-def _own_storages(parts: RunParts) -> frozenset[int]:
-    """Return the storages of parameters, by `_cdata`, that change only in the step of an optimizer we see."""
+def _trained_storages(parts: RunParts) -> frozenset[int]:
+    """Return the storages, by `_cdata`, of parameters that change only in the step of an optimizer we see."""
     groups = [group["params"] for one in hooked_optimizers(parts) for group in one.param_groups]
-    trained = {id(p) for params in groups for p in params}
-    own = [p for p in parts.model.parameters() if not p.requires_grad or id(p) in trained]
-    return frozenset([p.untyped_storage()._cdata for p in own if _is_readable(p)])
+    return frozenset([p.untyped_storage()._cdata for params in groups for p in params if _is_readable(p)])
+
+
+def _frozen_storages(parts: RunParts) -> frozenset[int]:
+    """Return the storages of parameters that nobody trains."""
+    frozen = [p for p in parts.model.parameters() if not p.requires_grad]
+    return frozenset([p.untyped_storage()._cdata for p in frozen if _is_readable(p)])
 
 
 def _is_readable(value: torch.Tensor) -> bool:
     """Tell whether the writer can read a tensor's memory where it is."""
     return value.is_cpu and value.layout is torch.strided and not value.is_nested
+
+
+def _part(freezer: _Freezer, parts: RunParts, key: str, content: Any) -> Any:
+    """Freeze the state of one part; what it shares with the run is lent to the guard."""
+    if key == "rng":
+        return content  # was made for us
+    if key == "model" and type(content) is OrderedDict:
+        return _model(freezer, parts, content)
+    if key == "optimizer":
+        return _optimizers(freezer, parts, content)
+    return freezer.node(content)
+
+
+def _model(freezer: _Freezer, parts: RunParts, content: OrderedDict[str, Any]) -> OrderedDict[str, Any]:
+    frozen, own = content.copy(), _trained_storages(parts)
+    lent = {name: item for name, item in content.items() if _is_in(item, own)}
+    rest = content.keys() - lent.keys()
+    # Looking for frozen parameters is a walk over all modules, which a few statistics are not worth.
+    if (
+        sum(content[name].nbytes for name in rest if type(content[name]) is torch.Tensor)
+        > _WORTH_A_WALK_BYTES
+    ):
+        own = _frozen_storages(parts)
+        lent |= {name: content[name] for name in rest if _is_in(content[name], own)}
+        rest -= lent.keys()
+    for name in rest:
+        frozen[name] = freezer.node(content[name])
+    vars(frozen).update(_freeze_dict(freezer, vars(content)))
+    freezer.lent.append((lent, frozen))
+    return frozen
+
+
+def _is_in(item: Any, storages: frozenset[int]) -> bool:
+    return type(item) is torch.Tensor and _is_readable(item) and item.untyped_storage()._cdata in storages
 
 
 def _optimizers(freezer: _Freezer, parts: RunParts, content: Any) -> Any:
@@ -95,31 +150,39 @@ def _optimizer(freezer: _Freezer, optimizer: Any, content: Any) -> Any:
     if not is_optimizer(optimizer) or type(content) is not dict:
         return freezer.node(content)
     return {
-        key: {index: _own_state(freezer, entry) for index, entry in value.items()}
-        if key == "state"
-        else freezer.node(value)
+        key: _optimizer_state(freezer, value) if key == "state" else freezer.node(value)
         for key, value in content.items()
     }
 
 
-def _own_state(freezer: _Freezer, entry: Any) -> Any:
-    """Freeze one parameter's state; several hundred of these make a save, so it is kept short."""
-    if type(entry) is not dict:
-        return freezer.node(entry)
-    return {
-        name: freezer.alias(item)
-        if type(item) is torch.Tensor and not item.requires_grad and _is_readable(item)
-        else freezer.node(item)
-        for name, item in entry.items()
-    }
+def _optimizer_state(freezer: _Freezer, state: Any) -> Any:
+    """Freeze what an optimizer knows of each parameter, tensors that only its step changes.
+
+    There are several hundred, and training waits: so without a loop in Python where nothing is unusual.
+    """
+    if not set(map(type, state.values())) <= {dict}:
+        return freezer.node(state)
+    entries = [entry.copy() for entry in state.values()]
+    items = [item for entry in entries for item in entry.values()]
+    if set(map(type, items)) <= {torch.Tensor} and set(map(_KIND, items)) <= {_USUAL}:
+        freezer.lent += zip(entries, entries, strict=True)
+    else:
+        entries = [_unusual_entry(freezer, entry) for entry in entries]
+    return dict(zip(state, entries, strict=True))
+
+
+def _unusual_entry(freezer: _Freezer, entry: dict[Any, Any]) -> dict[Any, Any]:
+    lent = {n: one for n, one in entry.items() if type(one) is torch.Tensor and _KIND(one) == _USUAL}
+    frozen = {name: None if name in lent else freezer.node(item) for name, item in entry.items()}
+    freezer.lent.append((lent, frozen))
+    return frozen
 
 
 @dataclass(slots=True)
 class _Freezer:
-    """Walks over a content and makes it independent of the run."""
+    """Walks over a content and makes it independent of the run, but for what is lent to the guard."""
 
-    own: frozenset[int]
-    live: list[torch.Tensor] = field(default_factory=list)
+    lent: list[Lent] = field(default_factory=list)
     # By id, with the object, because an id is only unique while its object lives.
     seen: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
@@ -139,21 +202,15 @@ class _Freezer:
         # What is no container is left to the writer, which refuses it with its place.
         return value if freeze is None else freeze(self, value)
 
+    def guard(self, spare: SpareMemory) -> Guard | None:
+        """Return the guard of what was lent; None when nothing was."""
+        return Guard(self.lent, spare) if any(lent for lent, _ in self.lent) else None
+
     def keep(self, value: Any, frozen: Any) -> None:
         self.seen[id(value)] = (value, frozen)
 
-    def alias(self, value: torch.Tensor) -> torch.Tensor:
-        """Return another handle with the same memory and version counter, to be guarded."""
-        alias = value.detach()
-        self.live.append(alias)
-        return alias
-
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
-        kind = type(value)
-        ours = kind is torch.Tensor and value.layout is torch.strided and not value.requires_grad
-        if ours and value.untyped_storage()._cdata in self.own:
-            return self.alias(value)
-        if kind not in (torch.Tensor, torch.nn.Parameter) or not _is_plain(value):
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not _is_plain(value):
             return _copy_unusual(value)
         return self._copy(value, value.untyped_storage())
 
@@ -184,7 +241,11 @@ def _copy_unusual(value: torch.Tensor) -> torch.Tensor:
 
 
 def _freeze_dict(freezer: _Freezer, value: dict[Any, Any]) -> dict[Any, Any]:
-    frozen: dict[Any, Any] = {}
+    if _VALUES.issuperset(map(type, value.values())):
+        frozen = value.copy()
+        freezer.keep(value, frozen)
+        return frozen
+    frozen = {}
     freezer.keep(value, frozen)
     for key, item in value.items():
         frozen[key] = freezer.node(item)
