@@ -28,7 +28,6 @@ from linnaeus.saving import (
     SAVE,
     Account,
     Job,
-    JointJob,
     OnSave,
     Retention,
     Saver,
@@ -36,14 +35,15 @@ from linnaeus.saving import (
     StoppedBySignal,
     Timing,
     Trace,
-    joint_job,
     open_mirror,
     pipeline_of,
+    share_now,
     write_report,
 )
 from linnaeus.state import (
     Progress,
     RunParts,
+    Share,
     Snapshot,
     SpareMemory,
     hooked_optimizers,
@@ -112,9 +112,9 @@ class CheckpointManager:
         self._rhythm = Rhythm(self._group, clock)
         directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
         mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
-        rules, check, makes = Retention.of(plan), plan.CHECK_FINITE, (self._job, self._joint_job)
+        rules, check = Retention.of(plan), plan.CHECK_FINITE
         self._saver = Saver(directory, rules, check_finite=check, on_commit=mirror.notice, owed=mirror.owed)
-        self._pipeline = pipeline_of(self._group, self._saver, *makes, plan, self._account, clock)
+        self._pipeline = pipeline_of(self._group, self._saver, self._job, plan, self._account, clock)
         self._spare = SpareMemory()
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
@@ -270,7 +270,8 @@ class CheckpointManager:
         self._watch.start()
         self._pipeline.poll()
         # Clocks and signals are each rank's own, so what they ask for is agreed on.
-        asked = self._rhythm.strongest(self.progress.step, self._watch.wish(by_time=by_time))
+        wish = self._watch.wish(by_time=by_time or self._pipeline.wishes_to_save)
+        asked = self._rhythm.strongest(self.progress.step, wish)
         if due or asked == SAVE:
             self._begin_saving()
         if asked > SAVE:
@@ -352,26 +353,23 @@ class CheckpointManager:
 
     def _job(self, by_copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
-        self._tell_of_pretrained()
         plan = self._cfg.SCHEDULE.CHECKPOINT
+        if self._group.world_size > 1:
+            how = self._numbers(), self._spare, self._group, plan, self._tell_of_pretrained
+            return self._named(None, share_now(self._parts, *how, copy=by_copy))
+        self._tell_of_pretrained()
         if not plan.ASYNC:  # nothing changes while training waits
             return self._named(Snapshot(self._parts.capture() | self._numbers()))
         # A check of the values reads them in its own time.
         by_copy = by_copy or plan.CHECK_FINITE
         return self._named(take_snapshot(self._parts, self._numbers(), self._spare, copy=by_copy))
 
-    def _joint_job(self) -> JointJob:
-        """Return what this rank has of what there is to save now."""
-        self._group.agree("telling of pretrained weights", self._tell_of_pretrained)
-        check, job = self._cfg.SCHEDULE.CHECKPOINT.CHECK_FINITE, self._named(Snapshot(self._numbers()))
-        return joint_job(self._parts, self._group, job, check_finite=check)
-
-    def _named(self, snapshot: Snapshot) -> Job:
+    def _named(self, snapshot: Snapshot | None, share: Share | None = None) -> Job:
         progress = self.progress
         name = checkpoint_name(progress.epoch, progress.step if progress.step_in_epoch > 0 else None)
         source = progress.resumed_from
         protected = {} if source is None else {source.name: "this run was resumed from it"}
-        return Job(self.directory / name, progress.step, snapshot, self._about(), protected)
+        return Job(self.directory / name, progress.step, snapshot, self._about(), protected, share)
 
     def _numbers(self) -> dict[str, Any]:
         return {

@@ -103,7 +103,7 @@ class Saver:
             raise self._failed(error) from error
         finally:
             remove_file(temporary)
-        self._on_commit()
+        self.announce()
         permit()
         self.retain(job)
         return size_bytes
@@ -158,9 +158,8 @@ class Saver:
         fsync_directory(path.parent)  # a power loss must not forget the name
         return self.note_made(path)
 
-    def committed(self, path: Path) -> None:
-        """Notice a checkpoint that this process committed with others."""
-        self.note_made(path)
+    def announce(self) -> None:
+        """Tell whoever wants to know that there is a new checkpoint."""
         self._on_commit()
 
     def note_made(self, path: Path) -> int:

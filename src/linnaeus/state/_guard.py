@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -64,10 +64,13 @@ class Guard:
             for. They are still the run's objects: making a handle of each takes longer than all else that
             training waits for, so `settle` does that later.
         spare: Where copies go.
+        narrow: Returns the parts of a storage that the writer reads, each as a storage of its own; None when
+            it reads all of it.
     """
 
     lent: Sequence[Lent]
     spare: SpareMemory
+    narrow: Callable[[torch.UntypedStorage], Sequence[torch.UntypedStorage]] | None = None
     _blocks: dict[int, _Block] = field(default_factory=dict, init=False)
     _tensors: list[torch.Tensor] = field(default_factory=list, init=False)
     _versions: list[int] = field(default_factory=list, init=False)
@@ -103,12 +106,12 @@ class Guard:
                 self._watch(handle, version)
 
     def _watch(self, tensor: torch.Tensor, version: int) -> None:
-        storage = tensor.untyped_storage()
-        block = self._blocks.get(storage._cdata)
-        if block is None:
-            made = _Block(storage, storage.data_ptr(), storage.nbytes(), [(tensor, version)])
-            self._blocks[storage._cdata] = made
-        else:
+        whole = tensor.untyped_storage()
+        for storage in self.narrow(whole) if self.narrow else (whole,):
+            block = self._blocks.get(storage._cdata)
+            if block is None:
+                block = _Block(storage, storage.data_ptr(), storage.nbytes(), [])
+                self._blocks[storage._cdata] = block
             block.watched.append((tensor, version))
 
     def _blocks_now(self) -> dict[int, _Block]:

@@ -19,6 +19,7 @@ import torch
 
 from linnaeus.state._guard import Guard
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
+from linnaeus.state._shards import local
 from linnaeus.state._spare import SpareMemory
 from linnaeus.state._staging import Lent, Move, Staged, Staging, bytes_of
 
@@ -73,7 +74,12 @@ class Snapshot:
 
 
 def take_snapshot(
-    parts: RunParts, others: Mapping[str, Any], spare: SpareMemory, *, copy: bool = False
+    parts: RunParts,
+    others: Mapping[str, Any],
+    spare: SpareMemory,
+    *,
+    copy: bool = False,
+    state: dict[str, Any] | None = None,
 ) -> Snapshot:
     """Return a snapshot of a run as it is now.
 
@@ -82,10 +88,11 @@ def take_snapshot(
         others: What is to be saved beside the parts' states; nothing in it may change any more.
         spare: Memory for copies that become necessary.
         copy: Copy everything at once.
+        state: What the parts have just given, ordinary tensors in it; None to ask them.
     """
     with _no_collection():
         freezer = _Freezer(None if copy else spare.staging)
-        state = parts.capture()
+        state = parts.capture() if state is None else state
         frozen = freezer.node(state) if copy else {k: _part(freezer, parts, k, v) for k, v in state.items()}
         return Snapshot({**frozen, **others}, freezer.guard(spare), freezer.staged())
 
@@ -110,12 +117,13 @@ def hooked_optimizers(parts: RunParts) -> list[torch.optim.Optimizer]:
 def _trained_storages(parts: RunParts) -> frozenset[int]:
     """Return the storages, by `_cdata`, of parameters that change only in the step of an optimizer we see."""
     groups = [group["params"] for one in hooked_optimizers(parts) for group in one.param_groups]
-    return frozenset([p.untyped_storage()._cdata for params in groups for p in params if _has_memory(p)])
+    trained = [local(p) for params in groups for p in params]
+    return frozenset([p.untyped_storage()._cdata for p in trained if _has_memory(p)])
 
 
 def _frozen_storages(parts: RunParts) -> frozenset[int]:
     """Return the storages of parameters that nobody trains."""
-    frozen = [p for p in parts.model.parameters() if not p.requires_grad]
+    frozen = [local(p) for p in parts.model.parameters() if not p.requires_grad]
     return frozenset([p.untyped_storage()._cdata for p in frozen if _has_memory(p)])
 
 
