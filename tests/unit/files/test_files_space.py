@@ -53,7 +53,7 @@ def test_a_file_gets_its_size_and_its_room(tmp_path: Path) -> None:
 def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     """As the system says it."""
     descriptor = opened(tmp_path / "file")
-    with pytest.raises(OSError, match="large|space") as caught:
+    with pytest.raises(OSError, match=r"large|space") as caught:
         reserve(descriptor, 1 << 60)
     os.close(descriptor)
     assert caught.value.errno in (errno.ENOSPC, errno.EFBIG)
