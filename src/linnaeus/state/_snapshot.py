@@ -25,6 +25,7 @@ from linnaeus.state._staging import Lent, Move, Staged, Staging, bytes_of
 
 _WORTH_A_WALK_BYTES = 1 << 20
 _KIND = attrgetter("is_cpu", "layout", "is_nested", "requires_grad")
+_IS_CPU = attrgetter("is_cpu")
 _USUAL = (True, torch.strided, False, False)
 _VALUES = frozenset((str, int, float, bool, type(None), bytes, complex))
 
@@ -114,17 +115,17 @@ def hooked_optimizers(parts: RunParts) -> list[torch.optim.Optimizer]:
     return [one for one in flatten(parts.optimizer).values() if is_optimizer(one)]
 
 
-def _trained_storages(parts: RunParts) -> frozenset[int]:
-    """Return the storages, by `_cdata`, of parameters that change only in the step of an optimizer we see."""
+def _trained(parts: RunParts) -> frozenset[int]:
+    """Return the addresses of parameters that change only in the step of an optimizer we see."""
     groups = [group["params"] for one in hooked_optimizers(parts) for group in one.param_groups]
     trained = [local(p) for params in groups for p in params]
-    return frozenset([p.untyped_storage()._cdata for p in trained if _has_memory(p)])
+    return frozenset([p.data_ptr() for p in trained if _has_memory(p)])
 
 
-def _frozen_storages(parts: RunParts) -> frozenset[int]:
-    """Return the storages of parameters that nobody trains."""
+def _frozen(parts: RunParts) -> frozenset[int]:
+    """Return the addresses of parameters that nobody trains."""
     frozen = [local(p) for p in parts.model.parameters() if not p.requires_grad]
-    return frozenset([p.untyped_storage()._cdata for p in frozen if _has_memory(p)])
+    return frozenset([p.data_ptr() for p in frozen if _has_memory(p)])
 
 
 def _has_memory(value: torch.Tensor) -> bool:
@@ -144,7 +145,7 @@ def _part(freezer: _Freezer, parts: RunParts, key: str, content: Any) -> Any:
 
 
 def _model(freezer: _Freezer, parts: RunParts, content: OrderedDict[str, Any]) -> OrderedDict[str, Any]:
-    frozen, own = content.copy(), _trained_storages(parts)
+    frozen, own = content.copy(), _trained(parts)
     lent = {name: item for name, item in content.items() if _is_in(item, own) and freezer.can_lend(item)}
     rest = content.keys() - lent.keys()
     # Looking for frozen parameters is a walk over all modules, which a few statistics are not worth.
@@ -152,19 +153,21 @@ def _model(freezer: _Freezer, parts: RunParts, content: OrderedDict[str, Any]) -
         sum(content[name].nbytes for name in rest if type(content[name]) is torch.Tensor)
         > _WORTH_A_WALK_BYTES
     ):
-        own = _frozen_storages(parts)
+        own = _frozen(parts)
         more = {name: content[name] for name in rest if _is_in(content[name], own)}
         lent |= {name: item for name, item in more.items() if freezer.can_lend(item)}
         rest -= lent.keys()
     for name in rest:
         frozen[name] = freezer.node(content[name])
-    vars(frozen).update(_freeze_dict(freezer, vars(content)))
+    # The metadata of several hundred modules was made for us too.
+    attributes = vars(content).items()
+    vars(frozen).update({k: v if k == "_metadata" else freezer.node(v) for k, v in attributes})
     freezer.lend(lent, frozen)
     return frozen
 
 
-def _is_in(item: Any, storages: frozenset[int]) -> bool:
-    return type(item) is torch.Tensor and _has_memory(item) and item.untyped_storage()._cdata in storages
+def _is_in(item: Any, addresses: frozenset[int]) -> bool:
+    return type(item) is torch.Tensor and _has_memory(item) and item.data_ptr() in addresses
 
 
 def _optimizers(freezer: _Freezer, parts: RunParts, content: Any) -> Any:
@@ -262,9 +265,11 @@ class _Freezer:
 
     def lend(self, tensors: dict[Any, torch.Tensor], content: dict[Any, Any]) -> None:
         """Have tensors that can be lent put into a dict of the content later."""
+        if all(map(_IS_CPU, tensors.values())):
+            self.lent.append((tensors, content))
+            return
         self.lent.append(({name: one for name, one in tensors.items() if one.is_cpu}, content))
-        if len(self.lent[-1][0]) < len(tensors):
-            self.on_devices.append(({name: one for name, one in tensors.items() if not one.is_cpu}, content))
+        self.on_devices.append(({name: one for name, one in tensors.items() if not one.is_cpu}, content))
 
     def keep(self, value: Any, frozen: Any) -> None:
         self.seen[id(value)] = (value, frozen)
