@@ -89,7 +89,7 @@ def require_readable(sources: list[Source]) -> list[Source]:
 
 def _readable(source: Source) -> bool:
     held = source.unwrapped.tensors.values()
-    return all(isinstance(tensor, Tensor) or tensor.start is not None for tensor in held)
+    return all(isinstance(tensor, Tensor) or tensor.is_readable for tensor in held)
 
 
 def _loaded(source: Source) -> Source:

@@ -25,7 +25,7 @@ from linnaeus.pretrained._plan import Copy, Joint, Plan, plan
 from linnaeus.pretrained._report import LoadReport, SourceReport
 from linnaeus.pretrained._sources import require_readable
 from linnaeus.pretrained._targets import Targets, Wishes, require_memory, targets_of, wishes_of
-from linnaeus.pth import prefetch
+from linnaeus.pth import collection_paused
 
 logger = logging.getLogger("linnaeus.pretrained")
 
@@ -33,6 +33,7 @@ MAX_CONFLICTS = 6
 _MAX_THREADS = 8
 
 
+@collection_paused()
 def transfer(
     sources: Sequence[Source],
     model: nn.Module,
@@ -69,6 +70,7 @@ def transfer(
     return report
 
 
+@collection_paused()
 def rehearse(
     sources: Sequence[Source], model: nn.Module, *, joints: Sequence[Joint] = (), min_coverage: float
 ) -> LoadReport:
@@ -144,9 +146,7 @@ def _refused(
 
 def _copy(copies: Collection[Copy]) -> int:
     """Copy the weights on several cores and return their bytes as the model holds them."""
-    # In the order of the files, and announced beforehand, so that a disk reads ahead of what is copied.
-    ordered = sorted(copies, key=_place)
-    prefetch(copy.weight.stored for copy in ordered if copy.weight.stored is not None)
+    ordered = sorted(copies, key=_place)  # so that a disk reads ahead of what is copied
     num_threads = max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(copies)))
     left = iter(ordered)  # shared: taking the next of a list is one step
     with ThreadPoolExecutor(num_threads) as pool:
@@ -155,7 +155,7 @@ def _copy(copies: Collection[Copy]) -> int:
 
 def _place(copy: Copy) -> tuple[str, int]:
     stored = copy.weight.stored
-    return ("", 0) if stored is None else (str(stored.path), stored.start or 0)
+    return ("", 0) if stored is None else stored.place
 
 
 def _fill_all(copies: Iterable[Copy]) -> int:

@@ -5,6 +5,7 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 """
 
 from linnaeus.pth._brief import Brief, brief
+from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
@@ -19,7 +20,7 @@ from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_together import Ranks, save_together
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
-from linnaeus.pth._stored import StoredTensor, prefetch
+from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
@@ -39,6 +40,7 @@ __all__ = [
     "ValueDifference",
     "VerifyReport",
     "brief",
+    "collection_paused",
     "compare",
     "describe",
     "glance",
@@ -47,7 +49,6 @@ __all__ = [
     "mapped_file",
     "memory_of",
     "not_finite",
-    "prefetch",
     "region",
     "require_valid",
     "rewrite_trusted",

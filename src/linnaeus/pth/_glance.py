@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
-from linnaeus.pth._archive import BAD_ZIP, PICKLE_RECORD, prefix_of
 from linnaeus.pth._describe import Description, description_of
+from linnaeus.pth._directory import BAD_ZIP, PICKLE_RECORD, prefix_of
 from linnaeus.pth._document import RECORD, parse
 from linnaeus.pth._examine import Examination, outlined, tensor_infos
 from linnaeus.pth._outline import BAD_PICKLE, outline_of
@@ -69,7 +69,7 @@ def _examined(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Examinat
     prefix = prefix_of(path, archive.namelist())
     if prefix + RECORD not in archive.NameToInfo:
         outline = outline_of(archive.read(prefix + PICKLE_RECORD))
-        return outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline), None)
+        return outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline.tensors()), None)
     entry = archive.getinfo(prefix + RECORD)
     found = parse(path, archive.read(entry), entry.header_offset)
     return Examination(path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found)
