@@ -15,7 +15,7 @@ from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of, region
-from linnaeus.pth._safetensors import INDEX_SUFFIX
+from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_together import Ranks, save_together
 from linnaeus.pth._shares import Piece, Shares
@@ -44,11 +44,13 @@ __all__ = [
     "compare",
     "describe",
     "glance",
+    "joined_parts",
     "leaves",
     "load",
     "mapped_file",
     "memory_of",
     "not_finite",
+    "parse_index",
     "region",
     "require_valid",
     "rewrite_trusted",

@@ -35,7 +35,8 @@ from linnaeus.pth._safetensors import (
 from linnaeus.pth._stubs import TensorStub
 from linnaeus.pth._tail import read_document
 
-_HEAD_BYTES = 512
+HEAD_BYTES = 512
+OLD_FORMAT = "torch.save, format before 1.6"
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
 _PLAIN = (str, int, float, bool)
 
@@ -109,7 +110,7 @@ def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> E
     """
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:
-            head = os.pread(file.fileno(), _HEAD_BYTES, 0)
+            head = os.pread(file.fileno(), HEAD_BYTES, 0)
             size_bytes = os.fstat(file.fileno()).st_size
             if not head:
                 raise CorruptCheckpointError(path=str(path), problem="it is empty")
@@ -134,7 +135,7 @@ def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> E
         raise not_readable(path, error) from error
     if asked_for:
         raise unsafe(path, asked_for)
-    raise _no_checkpoint(path, head)
+    raise no_checkpoint(path, head)
 
 
 def _described(path: Path, size_bytes: int, document: Document) -> Examination:
@@ -158,8 +159,8 @@ def _examine_legacy(path: Path, size_bytes: int) -> Examination:
         if not outline.refused:
             _check_tensors(path, stubs)
     except BAD_PICKLE as error:
-        raise _damaged_pickle(path, error, None) from error
-    return outlined(path, "torch.save, format before 1.6", size_bytes, outline, tensor_infos(stubs), None)
+        raise damaged_pickle(path, error, None) from error
+    return outlined(path, OLD_FORMAT, size_bytes, outline, tensor_infos(stubs), None)
 
 
 def outlined(
@@ -203,7 +204,7 @@ def _outline(archive: Archive | Directory) -> tuple[Outline, list[tuple[str, Ten
             _check_tensors(archive.path, tensors)
         return outline, tensors
     except BAD_PICKLE as error:
-        raise _damaged_pickle(archive.path, error, PICKLE_RECORD) from error
+        raise damaged_pickle(archive.path, error, PICKLE_RECORD) from error
 
 
 def _examine_archive(path: Path, size_bytes: int, document: Document | None) -> Examination:
@@ -247,7 +248,8 @@ def tensor_infos(stubs: Iterable[tuple[str, TensorStub]]) -> tuple[TensorInfo, .
     )
 
 
-def _damaged_pickle(path: Path, error: Exception, record: str | None) -> CheckpointInvalidError:
+def damaged_pickle(path: Path, error: Exception, record: str | None) -> CheckpointInvalidError:
+    """Return the error for a pickle that can't be read."""
     if isinstance(error, CheckpointInvalidError):  # one of ours is a ValueError too
         return error
     return CorruptCheckpointError(path=str(path), problem=f"its pickle is damaged ({error})", record=record)
@@ -278,7 +280,8 @@ def _check_tensors(path: Path, stubs: Iterable[tuple[str, TensorStub]]) -> None:
             )
 
 
-def _no_checkpoint(path: Path, head: bytes) -> UnsupportedFormatError | CorruptCheckpointError:
+def no_checkpoint(path: Path, head: bytes) -> UnsupportedFormatError | CorruptCheckpointError:
+    """Return the error for a file that is something else."""
     if not head.strip(b"\0"):
         return CorruptCheckpointError(
             path=str(path), problem="it begins with zeros where a checkpoint should be"

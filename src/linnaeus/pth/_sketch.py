@@ -17,9 +17,10 @@ from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._directory import Directory, Listed
 from linnaeus.pth._document import Document, child_nodes
 from linnaeus.pth._examine import Examination, examine
-from linnaeus.pth._glance import ReadAt, examine_there
+from linnaeus.pth._glance import examine_there
 from linnaeus.pth._globals import item_bytes
-from linnaeus.pth._safetensors import INDEX, SAFETENSORS, read_index, start_of
+from linnaeus.pth._legacy import ReadAt
+from linnaeus.pth._safetensors import INDEX, SAFETENSORS, joined_parts, read_index, start_of
 from linnaeus.pth._stored import StoredFile, StoredTensor
 from linnaeus.pth._stubs import TensorStub
 
@@ -59,7 +60,7 @@ def sketch_there(name: str, size_bytes: int, read_at: ReadAt) -> Any:
         read_at: Returns `length` bytes from `offset` on, for each (offset, length).
 
     Raises:
-        CheckpointInvalidError: It is no checkpoint in the format since torch 1.6, or unsafe.
+        CheckpointInvalidError: It is no checkpoint, visibly damaged, or unsafe.
     """
     found = examine_there(name, size_bytes, read_at)
     found.require_safe()
@@ -82,12 +83,10 @@ def sketch_examined(found: Examination, file: StoredFile | None) -> Any:
     return _OfOutline(file, _record_places(found.directory)).node(found.tree)
 
 
-def _of_index(path: Path) -> Any:
-    content: dict[str, Any] = {}
+def _of_index(path: Path) -> dict[str, Any]:
     places = read_index(path)
-    for name in dict.fromkeys(places.values()):
-        content |= sketch(path.with_name(name))
-    return content
+    parts = {name: sketch(path.with_name(name)) for name in dict.fromkeys(places.values())}
+    return joined_parts(path, places, parts)
 
 
 def _record_places(directory: Directory | None) -> Locate:
