@@ -298,9 +298,9 @@ class CheckpointManager:
         if report is None or report is self._told_of:
             return
         self._told_of = report
-        self.lineage["pretrained"] = report.to_plain()
+        self.lineage["pretrained"] = report.to_lineage()
         if self._group.roles.is_first:
-            write_report(self.directory, self.lineage["pretrained"])
+            write_report(self.directory, report.to_text())
 
     def wait(self) -> None:
         """Wait until the save under way, if there is one, is on disk; raises SaveError."""

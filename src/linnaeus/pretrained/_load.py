@@ -139,7 +139,7 @@ def save_stitched(report: LoadReport, model: nn.Module, path: Path) -> LoadRepor
     signed = replace(report, sources=sources)
     arrived = {a.name for a in report.arrivals if a.status != "fresh"}
     state = {name: tensor for name, tensor in model.state_dict().items() if name in arrived}
-    pth.save({"model": state}, path, about={"lineage": {"stitched": signed.to_plain()}})
+    pth.save({"model": state}, path, about={"lineage": {"stitched": signed.to_lineage()}})
     return signed
 
 
