@@ -91,8 +91,9 @@ def plan(fit: Fit, wishes: Wishes, joints: Sequence[Joint]) -> Plan:
 
 def _place(made: Plan, fit: Fit, fitted: Fitted, name: str, weight: Weight, wishes: Wishes) -> None:
     source, target = fitted.source.name, fit.view.get(name)
-    if target is None or not fitted.source.may_fill(name):
-        reason = NO_PLACE if fitted.source.may_fill(name) else NOT_CLAIMED
+    may_fill = fitted.source.may_fill(name) or weight.rows is not None  # mapped by class: asked for
+    if target is None or not may_fill:
+        reason = NO_PLACE if may_fill else NOT_CLAIMED
         made.left[source].update(dict.fromkeys(weight.origins, reason))
         return
     fitting = _fitting(name, weight, target, fitted, wishes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,12 @@ class StoredTensor:
             return 0
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
         return (last + 1) * item_bytes(self.dtype)
+
+    def part(self, box: Sequence[tuple[int, int]]) -> StoredTensor:
+        """Return a part of it: for each dimension where it begins, and its length."""
+        offset = sum(first * step for (first, _), step in zip(box, self.stride, strict=True))
+        start = None if self.start is None else self.start + offset * item_bytes(self.dtype)
+        return replace(self, shape=tuple(length for _, length in box), start=start)
 
     def read(self) -> torch.Tensor:
         """Return it, read into memory of its own; on the meta device where it can't be read.
