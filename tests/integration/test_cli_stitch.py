@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +85,18 @@ def test_a_dry_run_tells_what_each_source_gives_and_what_nobody_claims(here: Pat
     lines = [line.split() for line in ended.out.splitlines()]
     assert ["norm", "2", "192", "ropevit"] in lines
     assert not (here / "runs").exists()
+
+
+def test_a_dry_run_does_not_load_torchs_compiler(here: Path) -> None:
+    """Arithmetic on the meta device would, which takes longer than all of the rest."""
+    code = (
+        "import sys; from linnaeus.cli import main\n"
+        "assert main(['stitch', '--dry-run', 'stitched_convnext_ropevit']) == 0\n"
+        "assert main(['load-report']) == 0\n"
+        "assert not {'torch._dynamo', 'torch.distributed.tensor'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_dry_run_as_json_has_every_count(here: Path, run: Run) -> None:

@@ -73,13 +73,17 @@ def lost_scales(
 def lost_positions(
     tensors: Mapping[str, Held], used: Collection[str], unplaced: Collection[str]
 ) -> Iterator[str]:
-    """Yield a reason for absolute positions that have no place while what is trained with them has one."""
+    """Yield a reason for positions that have no place while what was trained with them has one.
+
+    Absolute ones, and learned rotary frequencies.
+    """
     for name in tensors:
         parent, _, last = name.rpartition(".")
         beside = f"{parent}." if parent else ""
-        if name in unplaced and last in POSITIONS and any(other.startswith(beside) for other in used):
+        lost = name in unplaced and name not in used and last in (*POSITIONS, "freqs")
+        if lost and any(other.startswith(beside) for other in used):
             yield (
-                f"{name}: absolute positions that the model has no place for, unlike what was trained with"
+                f"{name}: positions that the model has no place for, unlike what was trained with"
                 f" them; {_DROP}"
             )
 

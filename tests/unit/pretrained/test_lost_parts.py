@@ -71,7 +71,7 @@ def test_a_scale_that_has_a_place_or_nothing_to_scale_is_none(tmp_path):
 
 def test_positions_without_a_place_are_refused(tmp_path):
     """What was trained with absolute positions is not loaded without them."""
-    with pytest.raises(IncompatibleWeightsError, match="pos_embed: absolute positions"):
+    with pytest.raises(IncompatibleWeightsError, match="pos_embed: positions"):
         load(tmp_path, holder(pos_embed=torch.ones(1, 4, 2)).state_dict(), holder())
 
 
@@ -87,7 +87,7 @@ def test_a_plain_vit_does_not_pass_for_a_ropevit(tmp_path):
     }
     cfg = Config.from_plain({"MODEL": options | both})
     model = build_model(cfg)
-    with pytest.raises(IncompatibleWeightsError, match="pos_embed: absolute positions"):
+    with pytest.raises(IncompatibleWeightsError, match="pos_embed: positions"):
         load_pretrained(cfg, model)
     assert not preview(cfg, model).is_enough
     own = {"drop": {"prefix": "pos_embed", "why": "they are trained anew"}}
@@ -113,6 +113,41 @@ def test_a_ropevit_as_timm_names_it_fills_an_mformer(tmp_path):
     report = load_pretrained(cfg, model)
     assert report.coverage == 1.0
     assert torch.equal(model.blocks[2].freqs, freqs[:, 2].view(2, 3, 16))
+
+
+def vit_like(**more):
+    """Return a module with one block and what tells a RoPE-ViT."""
+    shapes = {
+        "cls_token": (1, 1, 8),
+        "patch_embed.proj.weight": (8, 3, 2, 2),
+        "blocks.0.attn.qkv.weight": (24, 8),
+    }
+    module = nn.Module()
+    for name, shape in {**shapes, **more}.items():
+        *path, last = name.split(".")
+        inner = module
+        for part in path:
+            inner.add_module(part, inner._modules.get(part) or nn.Module())
+            inner = inner._modules[part]
+        inner.register_parameter(last, nn.Parameter(torch.randn(shape)))
+    return module
+
+
+def test_frequencies_without_a_place_are_refused(tmp_path):
+    """A RoPE-ViT's learned frequencies do not get lost in a model that knows none."""
+    with pytest.raises(IncompatibleWeightsError, match="freqs: positions that the model has no place for"):
+        load(tmp_path, vit_like(freqs=(2, 1, 4)).state_dict(), vit_like())
+
+
+def test_frequencies_are_viewed_in_the_shape_of_timm_and_back(tmp_path):
+    """Heads apart or together: the same numbers."""
+    authors, timms = vit_like(freqs=(2, 1, 4)), vit_like(**{"rope.freqs": (2, 1, 2, 2)})
+    state = authors.state_dict()
+    assert load(tmp_path, state, timms).coverage == 1.0
+    assert torch.equal(timms.rope.freqs, state["freqs"].view(2, 1, 2, 2))
+    back = vit_like(freqs=(2, 1, 4))
+    assert load(tmp_path, timms.state_dict(), back).coverage == 1.0
+    assert torch.equal(back.freqs, state["freqs"])
 
 
 def test_a_batch_norm_without_statistics_is_refused(tmp_path):

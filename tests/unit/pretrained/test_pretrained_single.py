@@ -337,7 +337,7 @@ def test_metadata_that_is_none_is_refused():
 def names():
     """Draw names of a few modules."""
     part = st.sampled_from(["stem", "norm", "norm1", "head", "blocks.0.fc", "module.stem", "x"])
-    return st.builds(lambda a, b: f"{a}.{b}", part, st.sampled_from(["weight", "bias", "gamma"]))
+    return st.builds(lambda a, b: f"{a}.{b}", part, st.sampled_from(["weight", "bias", "delta"]))
 
 
 def tensors():
