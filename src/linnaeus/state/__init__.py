@@ -12,8 +12,8 @@ from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
-from linnaeus.state._share import Share
 from linnaeus.state._shards import own_box
+from linnaeus.state._share import Share
 from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
 from linnaeus.state._spare import SpareMemory
 
