@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from linnaeus.errors import LinnaeusError, RemoteError, RemoteNotFoundError, RemoteTimeoutError
+from linnaeus.remote._b2_bucket import B2Bucket
 from linnaeus.remote._child import TRICKLE_BYTES_PER_SECOND
 from linnaeus.remote._daemon import Daemon
 from linnaeus.remote._failures import Failures
@@ -47,6 +48,7 @@ class RcloneSession:
         digests: Which digests to ask for.
         failures: Makes errors of what rclone says.
         versioned_root: rclone's name for the bucket with all its versions; "" where it keeps none.
+        b2: The same bucket, to be asked itself where rclone can't tell; None for other homes.
         renewal: When the sign-in was last renewed.
     """
 
@@ -58,6 +60,7 @@ class RcloneSession:
     digests: Sequence[str]
     failures: Failures
     versioned_root: str = ""
+    b2: B2Bucket | None = None
     renewal: Renewal = field(default_factory=lambda: Renewal())
 
     @property
@@ -72,17 +75,37 @@ class RcloneSession:
 
     def files(self) -> list[RemoteFile]:
         """Return all files directly in this place, by name; see `Session.files`."""
+        folder = self.prefix.rstrip("/")
         try:
-            entries = self._list(self.prefix.rstrip("/"))
+            entries = self._list(self.root, folder)
         except RemoteNotFoundError:
-            self._list("")  # a folder that nothing was put into is told from a bucket that is not there
-            return []
+            if self.b2 is not None or not folder:
+                raise  # B2 has no folders: what is not there is the bucket
+            # A folder that nothing was put into is told from a bucket that is not there, or was not just now.
+            self._list(self.root, "")
+            entries = self._list_if_any(folder)
         return sorted((remote_file(entry) for entry in entries), key=lambda file: file.name)
 
-    def _list(self, folder: str) -> Sequence[Mapping[str, Any]]:
-        parameters = {"fs": self.root, "remote": folder, "opt": LISTING}
-        found: Sequence[Mapping[str, Any]] = self._call("listing", "operations/list", parameters)["list"]
-        return found or ()
+    def _list_if_any(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        try:
+            return self._list(self.root, folder)
+        except RemoteNotFoundError:
+            return ()
+
+    def _list(self, root: str, folder: str) -> Sequence[Mapping[str, Any]]:
+        parameters = {"fs": root, "remote": folder, "opt": LISTING}
+
+        def attempt(number: int) -> Sequence[Mapping[str, Any]]:
+            try:
+                return self._ask("listing", "operations/list", parameters, number)["list"] or ()
+            except RemoteNotFoundError as error:
+                if self.b2 is None:
+                    raise
+                self.b2.require()  # which raises what is wrong
+                there = "rclone did not find the bucket, and it is there"
+                raise self.failures.error(RemoteError, "listing", number, there) from error
+
+        return self.retry.run(attempt, worth_retrying)
 
     def stat(self, name: str) -> RemoteFile | None:
         """Return one file, or None; see `Session.stat`."""
@@ -122,9 +145,8 @@ class RcloneSession:
         """Return the hidden older versions of a file; see `Session.versions`."""
         if not self.versioned_root:
             return []
-        parameters = {"fs": self.versioned_root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
-        answer = self._call("listing of versions", "operations/list", parameters)
-        return hidden_versions(name, [remote_file(entry) for entry in answer["list"] or ()])
+        entries = self._list(self.versioned_root, self.prefix.rstrip("/"))
+        return hidden_versions(name, [remote_file(entry) for entry in entries])
 
     def delete(self, name: str) -> None:
         """Delete one file or version for good; see `Session.delete`."""
@@ -178,21 +200,25 @@ class RcloneSession:
         return said[-1].removeprefix(_NOT_OPENED) if said else ""
 
     def _call(self, operation: str, command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        def attempt(number: int) -> dict[str, Any]:
-            since = time.monotonic()
-            try:
-                connection, answer = self.daemon.open(
-                    "POST", f"/{command}", body=parameters, headers={}, timeout=self._patience
-                )
-                with closing(connection):
-                    found: dict[str, Any] = json.loads(answer.read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise self._silent(operation, number, error) from error
-            if answer.status != http.client.OK:
-                raise self._failed(operation, number, str(found.get("error", "")), since)
-            return found
+        return self.retry.run(
+            lambda number: self._ask(operation, command, parameters, number), worth_retrying
+        )
 
-        return self.retry.run(attempt, worth_retrying)
+    def _ask(
+        self, operation: str, command: str, parameters: Mapping[str, Any], number: int
+    ) -> dict[str, Any]:
+        since = time.monotonic()
+        try:
+            connection, answer = self.daemon.open(
+                "POST", f"/{command}", body=parameters, headers={}, timeout=self._patience
+            )
+            with closing(connection):
+                found: dict[str, Any] = json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._silent(operation, number, error) from error
+        if answer.status != http.client.OK:
+            raise self._failed(operation, number, str(found.get("error", "")), since)
+        return found
 
     def _failed(self, operation: str, attempts: int, said: str, since: float) -> LinnaeusError:
         if _NO_CODE in said and self.renewal.may_help(since, self._sign_in_anew):
@@ -200,7 +226,7 @@ class RcloneSession:
         return self.failures.meaning(1, [said], operation, attempts)
 
     def _sign_in_anew(self) -> None:
-        self._list(self.prefix.rstrip("/"))
+        self._list(self.root, self.prefix.rstrip("/"))
 
     def _silent(self, operation: str, attempts: int, error: Exception) -> RemoteError:
         kind = RemoteTimeoutError if isinstance(error, TimeoutError) else RemoteError
