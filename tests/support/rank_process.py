@@ -26,9 +26,11 @@ from linnaeus import pth
 from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.pth import _together
+from linnaeus.resolving import _fetch, resolve_together
 from linnaeus.resuming import choose_together
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
+from support.buckets import directory_bucket
 from support.rank_run import RankRun
 
 
@@ -120,6 +122,23 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
     os._exit(0)  # torch would wait for the dead
 
 
+def fetches(directory: Path, victim: str, how: str) -> None:
+    """One rank, alone on its node, is killed or stopped while it fetches; the others note what they met."""
+    rank = dist.get_rank()
+    place = {
+        "CACHE_DIR": str(directory / f"node{rank // 2}"),
+        "BUCKET": dict(directory_bucket(directory / "bucket")),
+    }
+    group = join("test", deadline_seconds=60, silence_seconds=2)
+    number = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[how]
+    with replaced(_fetch._Fetch, "run", lambda *_: os.kill(os.getpid(), number), only=rank == int(victim)):
+        try:
+            resolve_together("x.pth", linnaeus.Config.from_plain({"ENV": {"INPUT": place}}), group)
+        except PeerFailedError as error:
+            (directory / f"met_{rank}.json").write_text(json.dumps(list(error.ranks)))
+    os._exit(0)
+
+
 def keeps_every_placement(directory: Path) -> None:
     """Rows, columns, meshes of two dimensions, replicas, uneven and empty shards: the file has the whole."""
     line, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
@@ -183,7 +202,15 @@ def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
 
 SCENARIOS = {
     one.__name__: one
-    for one in (resumes_exactly, takes_over, survives_misfortunes, dies, trains, keeps_every_placement)
+    for one in (
+        resumes_exactly,
+        takes_over,
+        survives_misfortunes,
+        dies,
+        fetches,
+        trains,
+        keeps_every_placement,
+    )
 }
 
 

@@ -60,6 +60,10 @@ _UPLOAD_ADVICE = "Upload a good copy: linnaeus upload --force FILE"
 LARGE_BYTES = 16 << 20
 
 
+class UnwantedError(Exception):
+    """What `progress` raises when a fetch is no longer wanted: it ends, and its bytes are kept."""
+
+
 def fetch(
     name: str,
     cache_dir: Path,
@@ -193,7 +197,7 @@ class _Fetch:
             algorithms = ["sha256"] if self.expected else []
             arrived = self.remote.download(self.name, private, algorithms=algorithms, progress=self.progress)
             self._publish(arrived.path, arrived.digests.get("sha256"))
-        except (RemoteError, KeyboardInterrupt):
+        except (RemoteError, KeyboardInterrupt, UnwantedError):
             release(private, self.work, self.key)
             raise
         except BaseException:
