@@ -41,16 +41,3 @@ def test_a_lost_rank_is_named_by_all_others(tmp_path: Path, victim: int, stage: 
     assert choice is not None
     assert choice.path.name == "checkpoint_epoch_0.pth"
     assert choice.passed_over == ()
-
-
-@pytest.mark.parametrize(("victim", "how"), [(2, "killed"), (0, "killed"), (2, "stopped")])
-def test_a_fetcher_that_is_gone_is_named_on_all_nodes(
-    tmp_path: Path, local_bucket: Path, victim: int, how: str
-) -> None:
-    """Also when it was alone on its node, so that nobody else waits for what it fetches."""
-    assert local_bucket == tmp_path / "bucket"
-    with ranks(3, tmp_path, f"fetches:{victim}:{how}") as started:
-        others = [rank for rank in range(3) if rank != victim]
-        assert [started[rank].wait(timeout=60) for rank in others] == [0, 0]
-    assert [json.loads((tmp_path / f"met_{rank}.json").read_text()) for rank in others] == [[victim]] * 2
-    assert not list((tmp_path / f"node{victim // 2}").glob("*.pth"))

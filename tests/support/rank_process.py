@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,12 @@ from linnaeus import pth
 from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.pth import _together
-from linnaeus.resolving import _fetch, resolve_together
 from linnaeus.resuming import choose_together
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
-from support.buckets import directory_bucket
+from support.rank_fetch import fetches
 from support.rank_run import RankRun
+from support.replacing import replaced
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -122,23 +121,6 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
     os._exit(0)  # torch would wait for the dead
 
 
-def fetches(directory: Path, victim: str, how: str) -> None:
-    """One rank, alone on its node, is killed or stopped while it fetches; the others note what they met."""
-    rank = dist.get_rank()
-    place = {
-        "CACHE_DIR": str(directory / f"node{rank // 2}"),
-        "BUCKET": dict(directory_bucket(directory / "bucket")),
-    }
-    group = join("test", deadline_seconds=60, silence_seconds=2)
-    number = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[how]
-    with replaced(_fetch._Fetch, "run", lambda *_: os.kill(os.getpid(), number), only=rank == int(victim)):
-        try:
-            resolve_together("x.pth", linnaeus.Config.from_plain({"ENV": {"INPUT": place}}), group)
-        except PeerFailedError as error:
-            (directory / f"met_{rank}.json").write_text(json.dumps(list(error.ranks)))
-    os._exit(0)
-
-
 def keeps_every_placement(directory: Path) -> None:
     """Rows, columns, meshes of two dimensions, replicas, uneven and empty shards: the file has the whole."""
     line, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
@@ -180,18 +162,6 @@ def trains(directory: Path, parallel: str, epochs: str) -> None:
     config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
     result = train(linnaeus.load_config(config, overrides=settings))
     (directory / f"done_{dist.get_rank()}.json").write_text(json.dumps(dict(result.metrics)))
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, other: Any, *, only: bool) -> Iterator[None]:
-    """Put something else in a place for the length of the block, on one rank only."""
-    before = getattr(owner, name)
-    if only:
-        setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:

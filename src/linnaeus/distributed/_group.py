@@ -8,12 +8,13 @@ of a few others, and reads one verdict, whatever the size of the job.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from linnaeus.distributed._agreement import Act, Agreement, Merge, first, store_of_job
 from linnaeus.distributed._heartbeat import Watch, beating
 from linnaeus.distributed._outcome import Outcome
+from linnaeus.distributed._passing import Each, Passing
 from linnaeus.distributed._patient import BEAT_SECONDS, PatientAgreement
 from linnaeus.distributed._roles import Roles
 from linnaeus.distributed._store import Store, Waiting
@@ -157,13 +158,55 @@ class Group:
         """
         if self._store is None:
             return decide(lambda: None)
-        agreement = PatientAgreement(self, self._store, what, self._next("agree"))
+
+        def act(agreement: PatientAgreement) -> Any:
+            if self.roles.rank == by:
+                return agreement.tell(lambda: decide(agreement.still_wanted))
+            return agreement.hear(by)
+
+        return self._patiently(what, self._store, act)
+
+    def pass_on(
+        self,
+        what: str,
+        members: Sequence[int],
+        span: tuple[int, int],
+        each: Each,
+        told: Callable[[], Any],
+        then: Callable[[Any], None],
+    ) -> None:
+        """Hand bytes of one rank to some others, over a process group of theirs; call it on every rank.
+
+        Args:
+            what: What is passed on, for messages.
+            members: The ranks that take part; the first has the bytes.
+            span: The first byte's place, and the one after the last's.
+            each: Fills a piece where the bytes are, takes it elsewhere; is given where it begins.
+            told: Done at last where the bytes are; returns JSON values, which `then` is given.
+            then: Done at last where the bytes have come to.
+
+        Raises:
+            LinnaeusError: What any of these raised on any rank, at once on every rank.
+            PeerFailedError: A rank is gone.
+        """
+
+        def act(agreement: PatientAgreement) -> None:
+            if self.roles.rank in members:
+                Passing(agreement, members, self.roles.rank, self.silence_seconds).run(*span, each)
+                if self.roles.rank == members[0]:
+                    agreement.tell(told)
+                else:
+                    then(agreement.hear(members[0]))
+
+        if self._store is not None:
+            self._patiently(what, self._store, act)
+
+    def _patiently(self, what: str, store: Store, act: Callable[[PatientAgreement], Any]) -> Any:
+        """Act on every rank; return what came of it here when it went well everywhere."""
+        agreement = PatientAgreement(self, store, what, self._next("agree"))
         with agreement.alive():
             try:
-                decides = self.roles.rank == by
-                found = (
-                    agreement.tell(lambda: decide(agreement.still_wanted)) if decides else agreement.hear(by)
-                )
+                found = act(agreement)
                 verdict = agreement.reach(Outcome(), first, lambda _: None)
             except BaseException as error:
                 agreement.fail(error)

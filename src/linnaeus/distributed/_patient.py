@@ -28,6 +28,7 @@ class PatientAgreement(Agreement):
 
     def __init__(self, group: Group, store: Store, what: str, prefix: str) -> None:
         super().__init__(group, store, what, prefix, group.deadline_seconds)
+        self.what, self.waiting = what, group.waiting
         self._watch = Watch(store, group.waiting, group.silence_seconds)
 
     @contextlib.contextmanager
@@ -48,14 +49,14 @@ class PatientAgreement(Agreement):
         Raises:
             LinnaeusError: The others have given up, and why.
         """
-        with store_of_job(self._what):
+        with store_of_job(self.what):
             if self.is_over():
-                raise self.verdict().error(self._what, alike=True)
+                raise self.verdict().error(self.what, alike=True)
 
     def tell(self, act: Callable[[], Any]) -> Any:
         """Act, and tell the value to those who `hear` this rank; return it."""
         value = act()
-        with store_of_job(self._what):
+        with store_of_job(self.what):
             told = self._group.mine(self._key("told", self._rank))
             self._store.set(told, Outcome(value).to_text())
         return value
@@ -68,14 +69,28 @@ class PatientAgreement(Agreement):
             PeerFailedError: The rank gives no sign of life.
         """
         key = self._key("told", rank)
-        with store_of_job(self._what):
-            silent = self._watch.until(
-                lambda: self._store.check([key]) or self.is_over(), lambda: self._beats([rank])
-            )
+        self.watch_until(lambda: self._store.check([key]), [rank])
+        return Outcome.from_text(self._store.get(key)).value
+
+    def watch_until(self, condition: Callable[[], bool], ranks: Sequence[int]) -> None:
+        """Wait until something holds, as long as some ranks give signs of life and none has failed.
+
+        Raises:
+            LinnaeusError: Some rank has failed.
+            PeerFailedError: One of these gives no sign of life.
+        """
+        with store_of_job(self.what):
+            held: list[bool] = []
+
+            def come() -> bool:
+                held[:] = [condition()]
+                return held[0] or self.is_over()
+
+            silent = self._watch.until(come, lambda: self._beats(ranks))
             if silent:
                 self._give_up(silent)
-        self.still_wanted()
-        return Outcome.from_text(self._store.get(key)).value
+        if not held[0]:
+            self.still_wanted()
 
     def fail(self, error: BaseException) -> None:
         """Tell of this rank's own error at once."""
@@ -110,4 +125,4 @@ class PatientAgreement(Agreement):
         if self._claim("abort"):
             self._pronounce(Outcome(missing=silent))
         elif not self._group.waiting.until(self.is_over, self._group.silence_seconds):
-            raise Outcome(missing=silent).error(self._what, alike=False)  # who had the word fell silent too
+            raise Outcome(missing=silent).error(self.what, alike=False)  # who had the word fell silent too

@@ -7,7 +7,7 @@ mark is seen acts for all that see it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,17 @@ class Job(Protocol):
     def decide_apart(self, what: str, by: int, decide: Callable[[Callable[[], None]], Any]) -> Any:
         """Decide on several ranks at once, each for some others; return the decision of rank `by`."""
 
+    def pass_on(
+        self,
+        what: str,
+        members: Sequence[int],
+        span: tuple[int, int],
+        each: Callable[[memoryview, int], None],
+        told: Callable[[], Any],
+        then: Callable[[Any], None],
+    ) -> None:
+        """Hand bytes of the first of some ranks to the others, which `each` gives and takes."""
+
 
 def who_shares(directory: Path, job: Job, what: str) -> tuple[int, list[int]]:
     """Return the rank that acts for this one in a directory, and all that act; call it on every rank.
@@ -63,7 +74,7 @@ def who_shares(directory: Path, job: Job, what: str) -> tuple[int, list[int]]:
         job.agree(what, lambda: _leave(own) if job.leads_node else None)
         seen = [int(path.name.split(".")[2]) for path in directory.glob(f".{nonce}.*")]
         mine = min(seen, default=job.rank)  # a node without a leader acts for itself
-        leaders = job.agree(what, lambda: [mine], merge=_united)
+        leaders = job.agree(what, lambda: [mine], merge=united)
     finally:
         remove_file(own)
     return mine, leaders
@@ -77,5 +88,6 @@ def _leave(mark: Path) -> None:
         raise SaveError(path=str(mark.parent), problem=f"it can't be written ({error.strerror})") from error
 
 
-def _united(many: list[list[int]]) -> list[int]:
+def united(many: list[list[int]]) -> list[int]:
+    """Return all ranks of several lists, in order: how lists of ranks are merged."""
     return sorted({rank for part in many for rank in part})

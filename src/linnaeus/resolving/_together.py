@@ -14,10 +14,11 @@ from linnaeus.errors import CheckpointNotFoundError, LinnaeusError
 from linnaeus.remote import Transfer
 from linnaeus.resolving._fetch import UnwantedError
 from linnaeus.resolving._identifier import check_name, is_absolute
-from linnaeus.resolving._pins import split_pin
+from linnaeus.resolving._passing import pass_on, told_of
+from linnaeus.resolving._pins import expected_of, split_pin
 from linnaeus.resolving._records import WORK_DIRECTORY
 from linnaeus.resolving._resolve import resolve
-from linnaeus.resolving._sharing import Job, who_shares
+from linnaeus.resolving._sharing import Job, united, who_shares
 
 
 def resolve_together(identifier: str, cfg: Config, job: Job) -> Path:
@@ -36,7 +37,7 @@ def resolve_together(identifier: str, cfg: Config, job: Job) -> Path:
         return resolve(identifier, cfg)
     what = f"resolving {identifier}"
     if not is_absolute(identifier) and not job.agree(what, lambda: _is_here(identifier, cfg), merge=all):
-        _fetch_apart(identifier, cfg, job, what)
+        _provide(identifier, cfg, job, what)
     found: list[Path] = []
     job.agree(what, lambda: found.append(resolve(identifier, cfg)), alike=True)
     return found[0]
@@ -49,16 +50,34 @@ def _is_here(identifier: str, cfg: Config) -> bool:
     )
 
 
-def _fetch_apart(identifier: str, cfg: Config, job: Job, what: str) -> None:
-    """Fetch once for each cache."""
+def _provide(identifier: str, cfg: Config, job: Job, what: str) -> None:
+    """See to it that each cache has what an identifier names."""
     cache = cfg.ENV.INPUT.CACHE_DIR
-    fetcher, _ = who_shares(cache / WORK_DIRECTORY, job, what)
-    job.decide_apart(what, fetcher, lambda still_wanted: _fetch(identifier, cfg, still_wanted))
+    mine, leaders = who_shares(cache / WORK_DIRECTORY, job, what)
+    if cfg.ENV.INPUT.BUCKET.PER_JOB and len(leaders) > 1 and not identifier.startswith("hf://"):
+        _fetch_for_all(identifier, cfg, job, what, leaders)
+    else:
+        job.decide_apart(what, mine, lambda still_wanted: str(_fetch(identifier, cfg, still_wanted)))
     if "://" not in identifier:
         job.agree(what, lambda: _require_seen(cache / split_pin(identifier)[0]), alike=True)
 
 
-def _fetch(identifier: str, cfg: Config, still_wanted: Callable[[], None]) -> None:
+def _fetch_for_all(identifier: str, cfg: Config, job: Job, what: str, leaders: list[int]) -> None:
+    """Fetch once, or not at all where one of the caches has it, and hand it to the other caches."""
+    leads = job.rank in leaders
+    having = job.agree(
+        what, lambda: [job.rank] if leads and _is_here(identifier, cfg) else [], merge=united, alike=True
+    )
+    source = (having or leaders)[0]
+    told = job.decide_apart(what, source, lambda wanted: told_of(_fetch(identifier, cfg, wanted)))
+    path = cfg.ENV.INPUT.CACHE_DIR / told["name"]
+    lacking = job.agree(what, lambda: [job.rank] if leads and not path.exists() else [], merge=united)
+    if lacking:
+        expected = expected_of(*split_pin(identifier), cfg.ENV.INPUT.LOCK)
+        pass_on(job, what, [source, *lacking], told, path, expected=expected)
+
+
+def _fetch(identifier: str, cfg: Config, still_wanted: Callable[[], None]) -> Path:
     def look(_: Transfer) -> None:
         try:
             still_wanted()
@@ -66,7 +85,7 @@ def _fetch(identifier: str, cfg: Config, still_wanted: Callable[[], None]) -> No
             raise UnwantedError from error
 
     try:
-        resolve(identifier, cfg, progress=look)
+        return resolve(identifier, cfg, progress=look)
     except UnwantedError:
         still_wanted()
         raise
