@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,17 +28,9 @@ from linnaeus.resuming import choose_together
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support.rank_fetch import fetches
-from support.rank_run import RankRun
+from support.rank_return import comes_back
+from support.rank_run import RankRun, equal
 from support.replacing import replaced
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Tell whether two states are the same bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    return bool(a == b)
 
 
 def resumes_exactly(directory: Path, parallel: str) -> None:
@@ -177,6 +168,7 @@ SCENARIOS = {
         takes_over,
         survives_misfortunes,
         dies,
+        comes_back,
         fetches,
         trains,
         keeps_every_placement,

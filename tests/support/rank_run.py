@@ -60,17 +60,26 @@ class RankRun:
         ckpt = self.manager(directory, **settings)
         progress = ckpt.resume()
         for _ in range(progress.epoch, 2):
-            for inputs, targets in self.loader:
-                self.optimizer.zero_grad()
-                nn.functional.mse_loss(self.model(inputs), targets).backward()
-                self.optimizer.step()
-                self.lr_scheduler.step()
+            for batch in self.loader:
+                self._step(*batch)
                 ckpt.step()
                 if ckpt.progress.step == stop_after:
                     ckpt.close()
                     return
             ckpt.end_epoch({"loss": 1.0})
         ckpt.close()
+
+    def finish(self, epoch: int) -> None:
+        """Train on to the end, and save nothing."""
+        for _ in range(epoch, 2):
+            for batch in self.loader:
+                self._step(*batch)
+
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.mse_loss(self.model(inputs), targets).backward()
+        self.optimizer.step()
+        self.lr_scheduler.step()
 
     def state(self) -> dict[str, Any]:
         """Return everything of this rank that must be bit-identical after a resume, shards as they are."""
@@ -103,3 +112,12 @@ def full(value: Any) -> torch.Tensor:
     """Return a copy of the whole."""
     tensor = value.full_tensor() if isinstance(value, DTensor) else value
     return tensor.detach().clone()
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Tell whether two states are the same bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return bool(a == b)

@@ -191,12 +191,14 @@ class Group:
         """
 
         def act(agreement: PatientAgreement) -> None:
-            if self.roles.rank in members:
-                Passing(agreement, members, self.roles.rank, self.silence_seconds).run(*span, each)
-                if self.roles.rank == members[0]:
-                    agreement.tell(told)
-                else:
-                    then(agreement.hear(members[0]))
+            if self.roles.rank not in members:
+                return
+            passing = Passing(agreement, members, self.roles.rank, self.connect(), self.silence_seconds)
+            passing.run(*span, each)
+            if self.roles.rank == members[0]:
+                agreement.tell(told)
+            else:
+                then(agreement.hear(members[0]))
 
         if self._store is not None:
             self._patiently(what, self._store, act)

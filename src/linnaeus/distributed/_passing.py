@@ -2,21 +2,25 @@
 
 A collective that one member does not come to would hold the others until torch's own timeout. So none is
 waited for blindly: each wait also ends when the agreement that this is part of is over, or a member falls
-silent; and whoever fails takes the group apart, which ends what the others wait for.
+silent; and whoever fails takes the connections apart, which ends what the others wait for.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from linnaeus.errors import LinnaeusError, PeerFailedError
 
 if TYPE_CHECKING:
     from linnaeus.distributed._patient import PatientAgreement
+    from linnaeus.distributed._store import Store
 
 PIECE_BYTES = 8 << 20
+# How long a member may take with a piece though it gives signs of life: a disk may be slow.
+_PIECE_SECONDS = 120.0
 
 Each = Callable[[memoryview, int], None]
 """Fills a piece on the rank that has the bytes, takes it on the others; is given where it begins."""
@@ -29,15 +33,22 @@ class Passing:
         agreement: What it is part of.
         members: The ranks that take part; the first has the bytes.
         rank: This one.
+        store: A connection that nobody else uses.
         silence_seconds: How long a member may give no sign of life.
     """
 
     def __init__(
-        self, agreement: PatientAgreement, members: Sequence[int], rank: int, silence_seconds: float
+        self,
+        agreement: PatientAgreement,
+        members: Sequence[int],
+        rank: int,
+        store: Store,
+        silence_seconds: float,
     ) -> None:
         self._agreement, self._members = agreement, list(members)
-        self._source, self._is_source = members[0], rank == members[0]
-        self._silence_seconds = silence_seconds
+        self._rank, self._is_source = rank, rank == members[0]
+        self._store, self._silence_seconds = store, silence_seconds
+        self._connections: Any = None
 
     def run(self, start: int, stop: int, each: Each) -> None:
         """Pass the bytes from `start` to before `stop`.
@@ -46,40 +57,46 @@ class Passing:
             PeerFailedError: A member is gone, or can't be reached.
             LinnaeusError: A member has failed.
         """
-        import torch.distributed as distributed  # here, so that rooms which may agree stay free of torch
-
-        group: Any = None
         try:
-            # Connections of its own: what is broken off here must not break the job's.
-            group = distributed.new_group(
-                sorted(self._members),
-                timeout=timedelta(seconds=2 * self._silence_seconds),
-                backend="gloo",
-                use_local_synchronization=True,
-            )
-            self._stream(group, start, stop, each)
-        except RuntimeError as error:
-            if isinstance(error, LinnaeusError):
+            self._connections = self._connected()  # kept until all members have everything
+            self._stream(start, stop, each)
+        except BaseException as error:
+            self._disconnect()
+            if not isinstance(error, RuntimeError) or isinstance(error, LinnaeusError):
                 raise
             self._explain()
             raise self._unexplained(error) from error
-        finally:
-            if group is not None:
-                distributed.destroy_process_group(group)
 
-    def _stream(self, group: Any, start: int, stop: int, each: Each) -> None:
+    def _disconnect(self) -> None:
+        """Take the connections apart, beside what else is to be done: that waits for what is under way."""
+        held, self._connections = [self._connections], None
+        threading.Thread(target=held.clear, name="linnaeus-disconnect", daemon=True).start()
+
+    def _connected(self) -> Any:
+        """Return connections of the members alone: what is broken off must not break the job's.
+
+        A group that torch registers is named by its members, and the next of that name would find the
+        addresses of this one.
+        """
+        import torch.distributed as distributed  # here, so that rooms which may agree stay free of torch
+
+        members, prefixed = sorted(self._members), cast("Any", distributed.distributed_c10d).PrefixStore
+        store = prefixed(f"{self._agreement.prefix}/pass", self._store)
+        timeout = timedelta(seconds=_PIECE_SECONDS)
+        return distributed.ProcessGroupGloo(store, members.index(self._rank), len(members), timeout=timeout)
+
+    def _stream(self, start: int, stop: int, each: Each) -> None:
         """Read or write one piece while the next one is on its way."""
         import torch
-        import torch.distributed as distributed
 
         buffers = [bytearray(min(PIECE_BYTES, stop - start)) for _ in range(2)]
-        under_way: list[Callable[[], None]] = []
+        root, under_way = sorted(self._members).index(self._members[0]), list[Callable[[], None]]()
         for number, at in enumerate(range(start, stop, PIECE_BYTES)):
             piece = memoryview(buffers[number % 2])[: min(PIECE_BYTES, stop - at)]
             if self._is_source:
                 each(piece, at)
             tensor = torch.frombuffer(piece, dtype=torch.uint8)
-            work = distributed.broadcast(tensor, self._source, group=group, async_op=True)
+            work = self._connections.broadcast(tensor, root)
             under_way.append(self._end(work, piece, at, each))
             if len(under_way) == len(buffers):
                 under_way.pop(0)()

@@ -28,7 +28,7 @@ class PatientAgreement(Agreement):
 
     def __init__(self, group: Group, store: Store, what: str, prefix: str) -> None:
         super().__init__(group, store, what, prefix, group.deadline_seconds)
-        self.what, self.waiting = what, group.waiting
+        self.what, self.prefix, self.waiting = what, prefix, group.waiting
         self._watch = Watch(store, group.waiting, group.silence_seconds)
 
     @contextlib.contextmanager

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     )
     from linnaeus.resolving._fetch import fetch_from
     from linnaeus.resolving._locking import lock, names_in
+    from linnaeus.resolving._passing import facts_of, pass_on
     from linnaeus.resolving._pins import read_lock
+    from linnaeus.resolving._sharing import who_shares
     from linnaeus.resolving._together import resolve_together
 
 __all__ = [
@@ -36,16 +38,19 @@ __all__ = [
     "describe_there",
     "drop_unfinished",
     "evict",
+    "facts_of",
     "fetch_from",
     "is_absolute",
     "lock",
     "names_in",
+    "pass_on",
     "plan_eviction",
     "read_lock",
     "resolve",
     "resolve_in",
     "resolve_together",
     "verify_cache",
+    "who_shares",
 ]
 
 # A cache hit, which is what mostly happens, loads none of these.
@@ -60,8 +65,11 @@ _LATER = {
     "fetch_from": "_fetch",
     "lock": "_locking",
     "names_in": "_locking",
+    "facts_of": "_passing",
+    "pass_on": "_passing",
     "read_lock": "_pins",
     "resolve_together": "_together",
+    "who_shares": "_sharing",
 }
 
 

@@ -21,7 +21,7 @@ from linnaeus.resolving._sharing import Job
 from linnaeus.resolving._unfinished import own_directory, release
 
 
-def told_of(path: Path) -> dict[str, Any]:
+def facts_of(path: Path) -> dict[str, Any]:
     """Return what a rank tells the others of a file that it has, JSON values, for `pass_on`."""
     status = path.stat()
     return {"name": path.name, "size_bytes": status.st_size, "modified": str(status.st_mtime_ns)}
@@ -43,7 +43,7 @@ def pass_on(
         job: All ranks.
         what: What it is for, for messages.
         members: The ranks that take part; the first has the file.
-        told: What that one told of it, by `told_of`.
+        told: What that one told of it, by `facts_of`.
         path: Where it is, or goes, on this rank.
         expected: The SHA-256 that it must have.
         is_cache: Whether it goes into a cache, which keeps a record of what it holds.

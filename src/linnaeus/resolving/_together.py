@@ -14,7 +14,7 @@ from linnaeus.errors import CheckpointNotFoundError, LinnaeusError
 from linnaeus.remote import Transfer
 from linnaeus.resolving._fetch import UnwantedError
 from linnaeus.resolving._identifier import check_name, is_absolute
-from linnaeus.resolving._passing import pass_on, told_of
+from linnaeus.resolving._passing import facts_of, pass_on
 from linnaeus.resolving._pins import expected_of, split_pin
 from linnaeus.resolving._records import WORK_DIRECTORY
 from linnaeus.resolving._resolve import resolve
@@ -69,7 +69,7 @@ def _fetch_for_all(identifier: str, cfg: Config, job: Job, what: str, leaders: l
         what, lambda: [job.rank] if leads and _is_here(identifier, cfg) else [], merge=united, alike=True
     )
     source = (having or leaders)[0]
-    told = job.decide_apart(what, source, lambda wanted: told_of(_fetch(identifier, cfg, wanted)))
+    told = job.decide_apart(what, source, lambda wanted: facts_of(_fetch(identifier, cfg, wanted)))
     path = cfg.ENV.INPUT.CACHE_DIR / told["name"]
     lacking = job.agree(what, lambda: [job.rank] if leads and not path.exists() else [], merge=united)
     if lacking:
