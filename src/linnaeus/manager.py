@@ -110,8 +110,8 @@ class CheckpointManager:
         self._run = uuid.uuid4().hex  # tells this run's files from those of others
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
-        directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
-        self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
+        directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
+        self._mirror = open_mirror(cfg, directory, lambda: self._run, self._group)
         rules, commit = Retention.of(plan), self._mirror.notice
         self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE, on_commit=commit)
         makes = self._job, self._joint_job

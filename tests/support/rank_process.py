@@ -28,7 +28,7 @@ from linnaeus.resuming import choose_together
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support.rank_fetch import fetches
-from support.rank_return import comes_back
+from support.rank_return import comes_back, copies, fails_to_copy
 from support.rank_run import RankRun, equal
 from support.replacing import replaced
 
@@ -169,6 +169,8 @@ SCENARIOS = {
         survives_misfortunes,
         dies,
         comes_back,
+        copies,
+        fails_to_copy,
         fetches,
         trains,
         keeps_every_placement,

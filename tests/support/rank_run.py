@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,16 @@ class RankRun:
             NoisySamples(24), batch_size=batch_size, seed=5, rank=rank, world_size=world_size
         )
 
-    def manager(self, directory: Path, **settings: Any) -> linnaeus.CheckpointManager:
-        """Return what saves it."""
+    def manager(
+        self, directory: Path, *, bucket: Mapping[str, Any] | None = None, **settings: Any
+    ) -> linnaeus.CheckpointManager:
+        """Return what saves it, and copies it to a bucket if one is given."""
         parts = ("model", "optimizer", "lr_scheduler", "loader")
         cfg = config(directory, **{"EPOCHS": 2, "DEADLINE_SECONDS": 30.0} | settings)
+        if bucket is not None:
+            plain = cfg.to_plain()
+            plain["ENV"]["OUTPUT"]["BUCKET"] = dict(bucket)
+            cfg = linnaeus.Config.from_plain(plain)
         return linnaeus.CheckpointManager(cfg, **{name: getattr(self, name) for name in parts})
 
     def train(self, directory: Path, *, stop_after: int | None = None, **settings: Any) -> None:
