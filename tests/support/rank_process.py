@@ -20,17 +20,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import linnaeus
-from linnaeus import pth
+from linnaeus import manager, pth
 from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.pth import _together
+from linnaeus.resolving import _fetch
 from linnaeus.resuming import choose_together
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support.rank_fetch import fetches
 from support.rank_return import comes_back, copies, fails_to_copy
 from support.rank_run import RankRun, equal
-from support.replacing import replaced
+from support.replacing import noting, replaced
 
 
 def resumes_exactly(directory: Path, parallel: str) -> None:
@@ -145,14 +146,31 @@ def keeps_every_placement(directory: Path) -> None:
         assert torch.equal(tensor.to_local(), locals_before[name]), name
 
 
-def trains(directory: Path, parallel: str, epochs: str) -> None:
-    """The reference trainer, on all ranks."""
+def trains(directory: Path, parallel: str, epochs: str, pretrained: str = "") -> None:
+    """The reference trainer, on all ranks; pretrained weights come from `bucket`, each node has its cache."""
     (directory / f"pid_{dist.get_rank()}").write_text(str(os.getpid()))
     settings = [f"ENV.OUTPUT.DIRS.CHECKPOINTS={directory}/run", f"TRAIN.EPOCHS={epochs}"]
     settings += [f"TRAIN.PARALLEL={parallel}", "TRAIN.BATCH_SIZE=256"]
+    if pretrained:
+        settings += [
+            "TRAIN.LR=1.0e-12",
+            f"MODEL.PRETRAINED={pretrained}",
+            f"ENV.INPUT.CACHE_DIR={directory}/cache",
+        ]
+        settings += ["ENV.INPUT.BUCKET.ENABLED=true", "ENV.INPUT.BUCKET.REMOTE=:local:"]
+        settings += [f"ENV.INPUT.BUCKET.NAME={directory}/bucket"]
     config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-    result = train(linnaeus.load_config(config, overrides=settings))
+    fetched: list[str] = []
+    written: list[str] = []
+    with (
+        noting(_fetch._Fetch, "run", lambda fetch: fetched.append(fetch.name)),
+        noting(manager, "write_report", lambda where, _: written.append(str(where))),
+    ):
+        result = train(linnaeus.load_config(config, overrides=settings))
     (directory / f"done_{dist.get_rank()}.json").write_text(json.dumps(dict(result.metrics)))
+    coverage = {one.name: one.coverage for one in result.report.sources} if result.report else {}
+    noted = {"fetched": fetched, "written": written, "coverage": coverage}
+    (directory / f"noted_{dist.get_rank()}.json").write_text(json.dumps(noted))
 
 
 def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:

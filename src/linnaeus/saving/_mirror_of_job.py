@@ -37,8 +37,8 @@ class MirrorOfJob:
     def close(self, seconds: float | None = None) -> None:
         """Wait until all has arrived, on every rank, but not for ever.
 
-        Who leaves early would take the process group, or the launcher's patience, away from the one that still
-        sends. A rank that closes because of an error waits for nobody: the others may never come here.
+        Who leaves early would take the process group, or the launcher's patience, away from the one that
+        still sends. A rank that closes because of an error waits for nobody: the others may never come here.
 
         Args:
             seconds: How long at most; None for as long as was said at first.
