@@ -31,6 +31,7 @@ from linnaeus.files import (
     is_out_of_space,
     remove_file,
     require_space,
+    reserve,
     temporary_name,
 )
 from linnaeus.pth._archiver import Parts, archive
@@ -40,7 +41,7 @@ from linnaeus.pth._layout import directory
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._save_together import Held, Ranks
 from linnaeus.pth._shares import Shares, Sum, joined, packed, unpacked
-from linnaeus.pth._write import PIECE_BYTES, reserve, write_all
+from linnaeus.pth._write import PIECE_BYTES, write_all
 
 _ANNOUNCE = "Call CheckpointManager.before_mutation() before changing parameters or optimizer state."
 _NOT_SHARED = "One file for all ranks needs a directory that all of them share."
