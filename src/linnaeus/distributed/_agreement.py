@@ -117,9 +117,8 @@ class Agreement:
         return self._store.check([self._key("verdict")])
 
     def _verdict(self) -> Outcome:
-        """Wait for the verdict; give up once, and then, should rank 0 be concluding, once more."""
-        patience = self._deadline_seconds + _GRACE_SECONDS
-        for _ in range(2):
+        """Wait for the verdict; give up once, and then, should rank 0 be concluding, a moment later."""
+        for patience in (self._deadline_seconds + _GRACE_SECONDS, _GRACE_SECONDS):
             if self._group.waiting.until(self.is_over, patience):
                 return self.verdict()
             self._abort()

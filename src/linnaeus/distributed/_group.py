@@ -8,6 +8,7 @@ of a few others, and reads one verdict, whatever the size of the job.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from linnaeus.distributed._tree import FAN_OUT, children
 
 DEADLINE_SECONDS = 300.0
 SILENCE_SECONDS = 20.0
+_AGREEMENTS_PER_CHAPTER = 100
 
 
 class Group:
@@ -53,6 +55,7 @@ class Group:
         self._store = connect() if connect else None
         self._waiting = waiting or Waiting(roles.world_size)
         self._fan_out = fan_out
+        self._name = ""
         self._number = 0
         self._mine: list[str] = []
 
@@ -241,6 +244,17 @@ class Group:
             raise Outcome(missing=silent).error(what, alike=False)
         return self.store.get(key)
 
+    def beside(self, name: str) -> Group:
+        """Return a group of the same ranks for another thread: its own connection, its own conversation."""
+        made = copy.copy(self)
+        made._store = self._connect() if self._connect else None
+        made._name, made._number, made._mine = f"{name}/", 0, []
+        return made
+
+    def begin_chapter(self, number: int) -> None:
+        """Go on at the same point as all ranks, also where this one broke off before; the number rises."""
+        self._number = number * _AGREEMENTS_PER_CHAPTER
+
     @property
     def store(self) -> Store:
         """The connection; there is one when this process is not alone."""
@@ -278,11 +292,11 @@ class Group:
 
     def _next(self, kind: str) -> str:
         self._number += 1
-        return f"{self._number}/{kind}"
+        return f"{self._name}{self._number}/{kind}"
 
     def _forget(self) -> None:
         """Remove this rank's keys of before: all are past them, since all came to this agreement."""
-        current = f"{self._number}/"
+        current = f"{self._name}{self._number}/"
         for key in self._mine:
             if not key.startswith(current):
                 self.store.delete_key(key)

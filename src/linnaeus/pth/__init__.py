@@ -13,7 +13,7 @@ from linnaeus.pth._finite import not_finite
 from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
-from linnaeus.pth._memory import memory_of
+from linnaeus.pth._memory import memory_of, region
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_together import Ranks, save_together
@@ -48,6 +48,7 @@ __all__ = [
     "memory_of",
     "not_finite",
     "prefetch",
+    "region",
     "require_valid",
     "rewrite_trusted",
     "save",

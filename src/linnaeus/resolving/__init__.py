@@ -8,8 +8,8 @@ looked at. A name may be held to one content, by `@sha256:…` or by a lock file
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from linnaeus.resolving._identifier import check_name, is_absolute
-from linnaeus.resolving._look import describe, describe_there
+from linnaeus.resolving._identifier import check_name, is_absolute, text_of
+from linnaeus.resolving._look import describe, describe_there, is_only_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from linnaeus.resolving._fetch import fetch_from
     from linnaeus.resolving._locking import lock, names_in
     from linnaeus.resolving._passing import facts_of, pass_on
-    from linnaeus.resolving._pins import read_lock
+    from linnaeus.resolving._pins import read_lock, split_pin
     from linnaeus.resolving._sharing import who_shares
     from linnaeus.resolving._together import resolve_together
 
@@ -41,6 +41,7 @@ __all__ = [
     "facts_of",
     "fetch_from",
     "is_absolute",
+    "is_only_there",
     "lock",
     "names_in",
     "pass_on",
@@ -49,6 +50,8 @@ __all__ = [
     "resolve",
     "resolve_in",
     "resolve_together",
+    "split_pin",
+    "text_of",
     "verify_cache",
     "who_shares",
 ]
@@ -68,6 +71,7 @@ _LATER = {
     "facts_of": "_passing",
     "pass_on": "_passing",
     "read_lock": "_pins",
+    "split_pin": "_pins",
     "resolve_together": "_together",
     "who_shares": "_sharing",
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from linnaeus.config import Config
 from linnaeus.distributed import Group
 from linnaeus.remote import Remote, open_in_background
+from linnaeus.runs import RunCheckpoint
 from linnaeus.saving._copies import Copies
 from linnaeus.saving._mirror import Mirror, NoMirror, rules_there
 
@@ -29,6 +30,10 @@ class MirrorOfJob:
     def notice(self) -> None:
         """Say that there is something new in the directory; returns at once."""
         self._mirror.notice()
+
+    def owed(self, local: Sequence[RunCheckpoint]) -> Mapping[str, str]:
+        """Return which checkpoints the bucket should and may not have; none but on the first rank."""
+        return self._mirror.owed(local)
 
     def remote(self) -> Remote | None:
         """Return the place with the copies on the first rank, None on the others."""
