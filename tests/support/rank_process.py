@@ -31,7 +31,7 @@ from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support import rank_beside
-from support.rank_fetch import fetches
+from support.rank_fetch import fetches, saves_over_a_cut_link
 from support.rank_return import comes_back, copies, fails_to_copy
 from support.rank_run import RankRun, equal
 from support.replacing import noting, replaced
@@ -202,6 +202,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         copies,
         fails_to_copy,
         fetches,
+        saves_over_a_cut_link,
         trains,
         keeps_every_placement,
     )

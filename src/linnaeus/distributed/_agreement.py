@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from linnaeus.distributed._answering import NoAnswerError
 from linnaeus.distributed._outcome import Outcome, joined
 from linnaeus.distributed._store import Store, absent
 from linnaeus.errors import PeerFailedError
@@ -36,12 +37,12 @@ def store_of_job(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if type(error).__module__ != "torch.distributed":
+        if type(error).__module__ != "torch.distributed" and not isinstance(error, NoAnswerError):
             raise
         raise PeerFailedError(
             path=what,
             problem=f"the store of the job does not answer ({str(error).splitlines()[0]}):"
-            " the process that holds it, usually rank 0 or its launcher, is gone",
+            " the process that holds it, usually rank 0 or its launcher, is gone or can't be reached",
             ranks=[0],
         ) from error
 

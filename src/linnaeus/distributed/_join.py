@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from linnaeus.distributed._answering import AnsweringStore
 from linnaeus.distributed._group import DEADLINE_SECONDS, SILENCE_SECONDS, Group
 from linnaeus.distributed._roles import Roles
 from linnaeus.distributed._store import Store
@@ -38,9 +39,10 @@ def join(
     # Who joins again, as a second run in one job does, must not find what was said the first time.
     turn = store.add(f"linnaeus/{channel}/joined/{roles.rank}", 1)
 
+    answer_seconds = min(deadline_seconds, silence_seconds)
+
     def connect() -> Store:
-        made: Store = prefixed(f"linnaeus/{channel}/{turn}", store.clone())
-        return made
+        return AnsweringStore(prefixed(f"linnaeus/{channel}/{turn}", store.clone()), answer_seconds)
 
     return Group(roles, connect, deadline_seconds=deadline_seconds, silence_seconds=silence_seconds)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from linnaeus.distributed._answering import Asking
 from linnaeus.errors import LinnaeusError, PeerFailedError
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ class Passing:
         import torch.distributed as distributed  # here, so that rooms which may agree stay free of torch
 
         members, prefixed = sorted(self._members), cast("Any", distributed.distributed_c10d).PrefixStore
-        store = prefixed(f"{self._agreement.prefix}/pass", self._store)
-        timeout = timedelta(seconds=_PIECE_SECONDS)
-        return distributed.ProcessGroupGloo(store, members.index(self._rank), len(members), timeout=timeout)
+        store = prefixed(f"{self._agreement.prefix}/pass", cast("Any", self._store).plain)
+        rank, timeout = members.index(self._rank), timedelta(seconds=_PIECE_SECONDS)
+        return Asking(2 * self._silence_seconds).ask(
+            lambda: distributed.ProcessGroupGloo(store, rank, len(members), timeout=timeout)
+        )
 
     def _stream(self, start: int, stop: int, each: Each) -> None:
         """Read or write one piece while the next one is on its way."""
