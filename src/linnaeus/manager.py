@@ -110,8 +110,8 @@ class CheckpointManager:
         self._run = uuid.uuid4().hex  # tells this run's files from those of others
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
-        directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
-        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
+        directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
+        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, self._group)
         rules, check = Retention.of(plan), plan.CHECK_FINITE
         self._saver = Saver(directory, rules, check_finite=check, on_commit=mirror.notice, owed=mirror.owed)
         self._pipeline = pipeline_of(self._group, self._saver, self._job, plan, self._account, clock)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,21 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import linnaeus
-from linnaeus import pth
+from linnaeus import manager, pth
 from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.models import build_model
 from linnaeus.pth import _together
+from linnaeus.resolving import _fetch
 from linnaeus.resuming import choose_together
 from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support import rank_beside
-from support.rank_run import RankRun
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Tell whether two states are the same bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    return bool(a == b)
+from support.rank_fetch import fetches, saves_over_a_cut_link
+from support.rank_return import comes_back, copies, fails_to_copy
+from support.rank_run import RankRun, equal
+from support.replacing import noting, replaced
 
 
 def resumes_exactly(directory: Path, parallel: str) -> None:
@@ -167,13 +161,33 @@ def keeps_every_placement(directory: Path) -> None:
 
 
 def trains(directory: Path, parallel: str, epochs: str, *more: str) -> None:
-    """The reference trainer, on all ranks."""
+    """The reference trainer, on all ranks, with more settings."""
     (directory / f"pid_{dist.get_rank()}").write_text(str(os.getpid()))
     settings = [f"ENV.OUTPUT.DIRS.CHECKPOINTS={directory}/run", f"TRAIN.EPOCHS={epochs}"]
     settings += [f"TRAIN.PARALLEL={parallel}", "TRAIN.BATCH_SIZE=256", *more]
     config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-    result = train(linnaeus.load_config(config, overrides=settings))
+    fetched: list[str] = []
+    written: list[str] = []
+    with (
+        noting(_fetch._Fetch, "run", lambda fetch: fetched.append(fetch.name)),
+        noting(manager, "write_report", lambda where, _: written.append(str(where))),
+    ):
+        result = train(linnaeus.load_config(config, overrides=settings))
     (directory / f"done_{dist.get_rank()}.json").write_text(json.dumps(dict(result.metrics)))
+    coverage = {one.name: one.coverage for one in result.report.sources} if result.report else {}
+    noted = {"fetched": fetched, "written": written, "coverage": coverage}
+    (directory / f"noted_{dist.get_rank()}.json").write_text(json.dumps(noted))
+
+
+def trains_from(directory: Path, parallel: str, epochs: str, pretrained: str) -> None:
+    """Pretrained weights come from `bucket`, and each node has a cache of its own."""
+    settings = [
+        "TRAIN.LR=1.0e-12",
+        f"MODEL.PRETRAINED={pretrained}",
+        f"ENV.INPUT.CACHE_DIR={directory}/cache",
+    ]
+    settings += ["ENV.INPUT.BUCKET.ENABLED=true", "ENV.INPUT.BUCKET.REMOTE=:local:"]
+    trains(directory, parallel, epochs, *settings, f"ENV.INPUT.BUCKET.NAME={directory}/bucket")
 
 
 def loads_pretrained(directory: Path) -> None:
@@ -226,18 +240,6 @@ def bytes_read() -> int:
     return int(line.removeprefix("rchar: "))
 
 
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, other: Any, *, only: bool) -> Iterator[None]:
-    """Put something else in a place for the length of the block, on one rank only."""
-    before = getattr(owner, name)
-    if only:
-        setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
 def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
     """Check that an act raises such an error with such a text."""
     with pytest.raises(kind, match=text):
@@ -251,7 +253,13 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         takes_over,
         survives_misfortunes,
         dies,
+        comes_back,
+        copies,
+        fails_to_copy,
+        fetches,
+        saves_over_a_cut_link,
         trains,
+        trains_from,
         keeps_every_placement,
         loads_pretrained,
         loads_into_every_placement,
