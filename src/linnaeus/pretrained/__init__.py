@@ -5,7 +5,7 @@ returns a report, and one that would bring too little, or change the function, l
 """
 
 from linnaeus.pretrained._choose import checkpoints_of
-from linnaeus.pretrained._keep import remember, report_of
+from linnaeus.pretrained._keep import report_of
 from linnaeus.pretrained._load import load_pretrained, load_together, preview, save_stitched, stitch
 from linnaeus.pretrained._recipe import RECIPES, Recipe, read_recipe
 from linnaeus.pretrained._report import Arrival, LoadReport, Mismatch, ModuleRow, SourceReport, Unused
@@ -26,7 +26,6 @@ __all__ = [
     "load_together",
     "preview",
     "read_recipe",
-    "remember",
     "report_of",
     "save_stitched",
     "stitch",
