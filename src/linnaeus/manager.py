@@ -357,8 +357,7 @@ class CheckpointManager:
         content = self._parts.capture() | self._numbers()
         if not plan.ASYNC:
             return self._named(Snapshot(content))  # nothing changes while training waits
-        # A check of the values reads them in its own time.
-        copy = copy or plan.CHECK_FINITE
+        copy = copy or plan.CHECK_FINITE or plan.FORMAT != "pth"  # these read in their own time
         return self._named(take_snapshot(self._parts, content, self._spare, copy=copy))
 
     def _joint_job(self) -> JointJob:
@@ -369,7 +368,8 @@ class CheckpointManager:
 
     def _named(self, snapshot: Snapshot) -> Job:
         progress = self.progress
-        name = checkpoint_name(progress.epoch, progress.step if progress.step_in_epoch > 0 else None)
+        step, form = progress.step if progress.step_in_epoch else None, self._cfg.SCHEDULE.CHECKPOINT.FORMAT
+        name = checkpoint_name(progress.epoch, step, form)
         source = progress.resumed_from
         protected = {} if source is None else {source.name: "this run was resumed from it"}
         return Job(self.directory / name, progress.step, snapshot, self._about(), protected)

@@ -1,14 +1,15 @@
-"""The checkpoint file: one plain `.pth` that proves itself.
+"""The checkpoint file: one plain `.pth` that proves itself; where ranks share no disk, a directory of shards.
 
 Reading its structure needs neither torch nor unpickling its code; only `load` and `save`, which make
 and take tensors, import torch. Where a file comes from and what a run puts into it are other rooms' business.
 """
 
 from linnaeus.pth._brief import Brief, brief
+from linnaeus.pth._commit_file import SHARDED, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
-from linnaeus.pth._fill import MappedFile, mapped_file
+from linnaeus.pth._fill import Source, mapped_file
 from linnaeus.pth._finite import not_finite
 from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
@@ -16,6 +17,7 @@ from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
+from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import Ranks, save_together
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
@@ -25,14 +27,15 @@ from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
 __all__ = [
     "INDEX_SUFFIX",
+    "SHARDED",
     "Brief",
     "Comparison",
     "Description",
     "Leaves",
-    "MappedFile",
     "Piece",
     "Ranks",
     "Shares",
+    "Source",
     "StoredTensor",
     "TensorDifference",
     "TensorInfo",
@@ -52,9 +55,12 @@ __all__ = [
     "rewrite_trusted",
     "save",
     "save_error",
+    "save_sharded",
     "save_together",
+    "size_of",
     "sketch",
     "sketch_there",
     "take_apart",
     "verify",
+    "write_sharded",
 ]

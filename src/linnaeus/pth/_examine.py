@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import (
     CheckpointInvalidError,
@@ -32,6 +32,9 @@ from linnaeus.pth._safetensors import (
     read_index,
 )
 from linnaeus.pth._tail import read_document
+
+if TYPE_CHECKING:
+    from linnaeus.pth._directory import Directory
 
 _HEAD_BYTES = 512
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
@@ -54,6 +57,7 @@ class Examination:
         refused: Names that its pickle asks for beyond data, where the pickle was looked at.
         replaced: Names of classes that hold only data, for which plain values stand in.
         tree: The object with stubs for tensors, where the pickle was looked at.
+        directory: What is known of a checkpoint in several files.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class Examination:
     refused: Sequence[str] = ()
     replaced: frozenset[str] = frozenset()
     tree: Any = None
+    directory: Directory | None = None
 
     def require_safe(self) -> None:
         """Check that the file asks for nothing but data.
@@ -101,6 +106,10 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
         UnsafeCheckpointError: It is something else, and asks for code.
         CheckpointInvalidError: The system won't let it be read.
     """
+    if path.is_dir():
+        from linnaeus.pth._directory import examine_directory  # here, since it stands upon this
+
+        return examine_directory(path, thoroughly=thoroughly)
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:
             head = os.pread(file.fileno(), _HEAD_BYTES, 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from linnaeus.pth._bounds import MAX_DEPTH
+from linnaeus.pth._directory import sketch_directory
 from linnaeus.pth._document import Document, child_nodes
 from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._glance import ReadAt, examine_there
@@ -71,6 +72,8 @@ def _unreadable(node: Any) -> Any:
 
 def sketch_examined(found: Examination) -> Any:
     """Return the sketch of a file that was examined and found safe."""
+    if found.directory is not None:
+        return sketch_directory(found.directory)
     if found.kind == INDEX:
         return _of_index(found.path)
     if found.kind == SAFETENSORS:
@@ -125,9 +128,21 @@ def _of_outline(path: Path, tree: Any, place: Locate) -> Any:
 def _of_document(path: Path, document: Document) -> Any:
     native = document.written.get("byteorder") == sys.byteorder
 
+    def stored(number: int) -> StoredTensor:
+        key, dtype, shape, stride, offset, *marks = document.tensors[number]
+        readable = native and key is not None and dtype.startswith(_PLAIN) and not {"conj", "neg"} & {*marks}
+        start = document.storages[key][0] + offset * item_bytes(dtype) if readable else None
+        return StoredTensor(path, dtype, tuple(shape), tuple(stride), start)
+
+    return sketch_document(document, stored)
+
+
+def sketch_document(document: Document, stored: Callable[[int], StoredTensor]) -> Any:
+    """Return what a description tells of, with what is `stored` for each tensor, by its number."""
+
     def node(value: Any, depth: int) -> Any:
         if isinstance(value, Mapping) and "$tensor" in value:
-            return stored(*document.tensors[value["$tensor"]])
+            return stored(value["$tensor"])
         if depth > MAX_DEPTH:
             return None
         inside = child_nodes(value)
@@ -138,14 +153,5 @@ def _of_document(path: Path, document: Document) -> Any:
         if isinstance(value, Mapping):
             return {key: node(item, depth + 1) for key, item in inside if key is not None}
         return value
-
-    def stored(
-        key: int | None, dtype: str, shape: list[int], stride: list[int], offset: int, *marks: str
-    ) -> StoredTensor:
-        readable = native and key is not None and dtype.startswith(_PLAIN) and not {"conj", "neg"} & {*marks}
-        start = (
-            document.storages[key][0] + offset * item_bytes(dtype) if readable and key is not None else None
-        )
-        return StoredTensor(path, dtype, tuple(shape), tuple(stride), start)
 
     return node(document.tree, 0)

@@ -157,15 +157,19 @@ class JointPipeline:
         self.last_saved = job.path
         self._account.blocked_seconds += seconds
         if self._group.roles.is_first:
-            size_bytes = job.path.stat().st_size
+            size_bytes = pth.size_of(job.path)
             self._account.note(SaveRecord(job.path, job.step, size_bytes, seconds, seconds))
         return job.path
 
     def _write(self, job: JointJob) -> None:
-        spare = self._saver.take_spare() if self._group.roles.is_first else None
-        pth.save_together(
-            dict(job.content), job.path, shares=job.shares, ranks=self._group, about=job.about, recycled=spare
-        )
+        content, ranks = dict(job.content), self._group
+        if job.path.suffix == pth.SHARDED:
+            pth.save_sharded(content, job.path, shares=job.shares, ranks=ranks, about=job.about)
+        else:
+            spare = self._saver.take_spare() if ranks.roles.is_first else None
+            pth.save_together(
+                content, job.path, shares=job.shares, ranks=ranks, about=job.about, recycled=spare
+            )
         if self._group.roles.is_first:
             self._saver.committed(job.path)
         self._group.agree(

@@ -11,6 +11,7 @@ from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
+from linnaeus.state._shards import tensors_in
 from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
 from linnaeus.state._spare import SpareMemory
 
@@ -28,4 +29,5 @@ __all__ = [
     "restore",
     "restore_rng",
     "take_snapshot",
+    "tensors_in",
 ]
