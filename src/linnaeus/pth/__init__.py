@@ -5,7 +5,7 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 """
 
 from linnaeus.pth._brief import Brief, brief
-from linnaeus.pth._commit_file import SHARDED, size_of
+from linnaeus.pth._commit_file import SHARDED, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
@@ -15,6 +15,7 @@ from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of
+from linnaeus.pth._rewrite import rewrite_as_directory, rewrite_as_file
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
@@ -45,6 +46,7 @@ __all__ = [
     "compare",
     "describe",
     "glance",
+    "is_sharded",
     "leaves",
     "load",
     "mapped_file",
@@ -52,6 +54,8 @@ __all__ = [
     "not_finite",
     "prefetch",
     "require_valid",
+    "rewrite_as_directory",
+    "rewrite_as_file",
     "rewrite_trusted",
     "save",
     "save_error",

@@ -21,6 +21,7 @@ from typing import Any
 from linnaeus.errors import CorruptCheckpointError
 from linnaeus.files import file_digest
 from linnaeus.pth._archive import not_readable
+from linnaeus.pth._dcp_metadata import METADATA
 from linnaeus.pth._document import RECORD, Document, parse, parse_head
 
 COMMIT = RECORD
@@ -114,6 +115,13 @@ def read_commit_head(directory: Path) -> tuple[int, dict[str, Any], dict[str, An
     head.pop("names", None)
     check_sizes(directory, files)
     return len(data) + sum(one.size_bytes for one in files.values()), head, about
+
+
+def is_sharded(path: Path) -> bool:
+    """Tell whether something is a directory of shards by what is in it, or calls itself one."""
+    return path.is_dir() and (
+        path.suffix == SHARDED or any((path / name).is_file() for name in (COMMIT, METADATA))
+    )
 
 
 def size_of(path: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from linnaeus.pth._archive import not_readable
@@ -25,7 +25,7 @@ from linnaeus.pth._shares import stand_in
 if TYPE_CHECKING:
     import torch
 
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 8 << 20
 
 
 class Lazy:
@@ -117,6 +117,34 @@ class Lazy:
                 self.ready([source])
                 target.copy_(source)
 
+    def read_block(
+        self,
+        storage: torch.UntypedStorage,
+        starts: Sequence[int],
+        shape: Sequence[int],
+        otherwise: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return a box of the tensor that a storage is, in memory of its own.
+
+        Args:
+            storage: One of the content's.
+            starts: Where the box begins.
+            shape: Its shape.
+            otherwise: Gives the box out of the storage, where that is more than one tensor.
+        """
+        import torch
+
+        from linnaeus.pth._build import DTYPES
+
+        kept = self._storages[storage._cdata]
+        parted = kept.only()
+        if parted is None:
+            kept.read_all()
+            return otherwise()
+        block = torch.empty(tuple(shape), dtype=DTYPES[parted.dtype])
+        parted.read_box(starts, block)
+        return block
+
     def pieces(self, storage: torch.UntypedStorage) -> Iterator[memoryview]:
         """Yield a storage's bytes in order; a piece stays as it is until the next one is asked for."""
         yield from self._storages[storage._cdata].pieces()
@@ -189,6 +217,10 @@ class _Kept:
         )
         return starts if fits and rest == 0 else None
 
+    def only(self) -> PartedTensor | None:
+        """Return the tensor that is all of the storage, if one is."""
+        return None if self._order() is None else self._inside[0][0]
+
     def read_all(self) -> None:
         """Read everything."""
         if not self._is_whole:
@@ -211,10 +243,13 @@ class _Kept:
         width = DTYPES[dtype].itemsize
         turned = [shape[dim] for dim in order]
         back = sorted(range(len(order)), key=lambda place: order[place])
+        # One for all pieces, since the allocator would keep some of what is freed.
+        buffer = torch.empty(min(_PIECE_BYTES, self.storage.nbytes()), dtype=torch.uint8)
         for start, size in blocks(turned, width, _PIECE_BYTES):
-            block = torch.empty(size, dtype=DTYPES[dtype])
+            length = math.prod(size) * width
+            block = buffer[:length].view(DTYPES[dtype]).view(size)
             parted.read_box([start[place] for place in back], block.permute(back))
-            yield memory_of(block.untyped_storage())
+            yield memory_of(buffer.untyped_storage())[:length]
 
     def _order(self) -> list[int] | None:
         """Return the dimensions from the slowest to the fastest, if one tensor is all of the storage."""

@@ -32,8 +32,8 @@ from linnaeus.pth._save_together import Ranks
 from linnaeus.pth._shares import Shares
 
 if TYPE_CHECKING:
-    from linnaeus.pth._shard_files import Kept
-    from linnaeus.pth._shard_plan import Block, Plan
+    from linnaeus.pth._shard_files import Kept, Writer
+    from linnaeus.pth._shard_plan import Block, Plan, Spot
 
 _ADVICE = "Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth."
 
@@ -100,14 +100,25 @@ class Session:
     """One save, seen from one rank."""
 
     def __init__(
-        self, final: Path, shares: Shares, ranks: Ranks, *, durable: bool, temporary: Path | None = None
+        self,
+        final: Path,
+        shares: Shares,
+        ranks: Ranks,
+        *,
+        durable: bool,
+        temporary: Path | None = None,
+        block_bytes: int | None = None,
     ) -> None:
         self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
         self._given, self._temporary = temporary, temporary
-        self._sums: dict[str, FileSum] = {}
+        self._sizes = {} if block_bytes is None else {"most_bytes": block_bytes}
 
     def write(
-        self, obj: Any, about: Mapping[str, Any], blocks: Callable[[Plan], Iterator[Block]] | None = None
+        self,
+        obj: Any,
+        about: Mapping[str, Any],
+        blocks: Callable[[Plan], Iterator[Block]] | None = None,
+        written: Callable[[Spot], None] = lambda _: None,
     ) -> None:
         """Write this rank's files; return when all ranks' are there, with the commit file.
 
@@ -115,6 +126,7 @@ class Session:
             obj: What to save.
             about: What the directory shall say of itself.
             blocks: What to write of it, where that is not told by the shares.
+            written: Called with the place of each block when it is written.
         """
         from linnaeus.pth._shard_files import Writer  # here, so that describing stays free of torch
         from linnaeus.pth._shard_plan import plan_of
@@ -128,11 +140,11 @@ class Session:
             conclude=lambda said: self._begin(plan, said["odd"]),
         )
         self._temporary = Path(begun)
-        writer = Writer(self._temporary, plan, self._ranks.rank, durable=self._durable)
+        writer = Writer(self._temporary, plan, self._ranks.rank, durable=self._durable, **self._sizes)
         mine = blocks or (lambda plan: plan.blocks(self._shares, self._ranks.rank, self._ranks.world_size))
         self._ranks.agree(
             f"writing {self._final}",
-            lambda: self._act(writer, mine(plan)),
+            lambda: self._act(writer, mine(plan), written),
             merge=_joined,
             conclude=lambda said: self._end(writer, plan, said, about),
         )
@@ -153,10 +165,15 @@ class Session:
         self._temporary = made
         return str(made)
 
-    def _act(self, writer: Any, blocks: Iterator[Block]) -> dict[str, Any]:
+    def _act(
+        self, writer: Writer, blocks: Iterator[Block], written: Callable[[Spot], None]
+    ) -> dict[str, Any]:
         """Write this rank's files; return where everything is, and the digests."""
         with self._told():
-            kept = list(writer.write(blocks))
+            kept = []
+            for one in writer.write(blocks):
+                kept.append(one)
+                written(writer.spot(one.number))
             if self._ranks.rank == 0:
                 kept += writer.write_values()
         return {
@@ -164,7 +181,7 @@ class Session:
             "sums": {name: [one.size_bytes, one.sha256] for name, one in writer.sums.items()},
         }
 
-    def _end(self, writer: Any, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def _end(self, writer: Writer, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Write what tells of all files, and last the commit file."""
         from linnaeus.pth._shard_files import Kept
 

@@ -54,24 +54,31 @@ class Writer:
         plan: What there is.
         rank: Whose files these are, by which they are called.
         durable: Wait for each to be on disk.
+        most_bytes: How large a file may be.
     """
 
-    def __init__(self, directory: Path, plan: Plan, rank: int, *, durable: bool) -> None:
+    def __init__(
+        self, directory: Path, plan: Plan, rank: int, *, durable: bool, most_bytes: int = BLOCK_BYTES
+    ) -> None:
         self.sums: dict[str, FileSum] = {}
-        self._plan, self._rank, self._count = plan, rank, 0
+        self._plan, self._rank, self._count, self._most_bytes = plan, rank, 0, most_bytes
         self._files = _SummedFiles(self.sums)
         self._writer = _Engine(directory, sync_files=durable)
         self._writer.fs = self._files
 
     def write(self, blocks: Iterable[Block]) -> Iterator[Kept]:
         """Write blocks, and tell where each is kept."""
-        for batch in _batches(blocks, self._plan):
+        for batch in _batches(blocks, self._plan, self._most_bytes):
             items = [_tensor_item(self._plan, block) for block in batch]
             found = {item.index: block for item, block in zip(items, batch, strict=True)}
             planner = _Planner(lambda index, found=found: found[index].source())  # type: ignore[misc]
             for result in self._write(items, planner):
                 block = found[result.index]
                 yield _kept(block.number, list(block.offsets), list(block.shape), result)
+
+    def spot(self, number: int) -> Spot:
+        """Return where a tensor that is written is."""
+        return _of(self._plan, number)
 
     def write_values(self) -> Iterator[Kept]:
         """Write what is no tensor, and tell where it is kept."""
@@ -106,14 +113,14 @@ def _kept(number: int, offsets: list[int] | None, shape: list[int], result: Writ
     return Kept(number, offsets, shape, info.relative_path, info.offset, info.length)
 
 
-def _batches(blocks: Iterable[Block], plan: Plan) -> Iterator[list[Block]]:
+def _batches(blocks: Iterable[Block], plan: Plan, most_bytes: int) -> Iterator[list[Block]]:
     batch: list[Block] = []
-    room = BLOCK_BYTES
+    room = most_bytes
     for block in blocks:
         size = block.num_elements * _of(plan, block.number).dtype.itemsize
         if batch and size > room:
             yield batch
-            batch, room = [], BLOCK_BYTES
+            batch, room = [], most_bytes
         batch.append(block)
         room -= size
     if batch:

@@ -26,7 +26,7 @@ from linnaeus.pth._parted import blocks
 from linnaeus.pth._shares import Piece, Shares
 
 # What is written at a time: a rank's own memory for it is bounded by this, wherever its tensors are.
-BLOCK_BYTES = 128 << 20
+BLOCK_BYTES = 64 << 20
 
 
 class Block(NamedTuple):
@@ -93,8 +93,10 @@ class Plan:
         ]
         return hashlib.sha256(repr(kinds).encode()).hexdigest()
 
-    def blocks(self, shares: Shares, rank: int, world_size: int) -> Iterator[Block]:
-        """Yield what a rank writes.
+    def blocks(
+        self, shares: Shares, rank: int, world_size: int, most_bytes: int = BLOCK_BYTES
+    ) -> Iterator[Block]:
+        """Yield what a rank writes, in blocks of at most so many bytes.
 
         Raises:
             RefusedError: Several ranks have parts of memory that several tensors share.
@@ -107,12 +109,12 @@ class Plan:
             numbers = inside.get(key, [])
             spots = [spot for number in numbers if (spot := self.spots[number]) is not None]
             if len(spots) == 1 and (order := order_of(spots[0])) is not None:
-                yield from _of_piece(numbers[0], spots[0], order, piece)
+                yield from _of_piece(numbers[0], spots[0], order, piece, most_bytes)
             elif piece.start or piece.size_bytes != spots[0].storage.size_bytes:
                 raise RefusedError(f"{self.names[numbers[0]]} shares memory that several ranks hold")
             else:
                 for number, spot in zip(numbers, spots, strict=True):
-                    yield from _cut(number, _tensor_of(piece.source, spot))
+                    yield from _cut(number, _tensor_of(piece.source, spot), most_bytes)
 
 
 def order_of(spot: Spot) -> list[int] | None:
@@ -126,7 +128,9 @@ def order_of(spot: Spot) -> list[int] | None:
     return order if spot.offset == 0 and spot.size_bytes == spot.storage.size_bytes else None
 
 
-def _of_piece(number: int, spot: Spot, order: Sequence[int], piece: Piece) -> Iterator[Block]:
+def _of_piece(
+    number: int, spot: Spot, order: Sequence[int], piece: Piece, most_bytes: int
+) -> Iterator[Block]:
     """Yield the boxes that a run of a tensor's bytes consists of."""
     width = spot.dtype.itemsize
     flat = piece.source.detach().reshape(-1).view(torch.uint8)
@@ -134,7 +138,7 @@ def _of_piece(number: int, spot: Spot, order: Sequence[int], piece: Piece) -> It
     back = sorted(range(len(order)), key=lambda place: order[place])
     position = 0
     for box, size in boxes(turned, piece.start // width, (piece.start + piece.size_bytes) // width):
-        for start, shape in blocks(size, width, BLOCK_BYTES):
+        for start, shape in blocks(size, width, most_bytes):
             length = math.prod(shape) * width
             part = flat[position : position + length]
             position += length
@@ -174,8 +178,8 @@ def _tensor_of(flat: torch.Tensor, spot: Spot) -> torch.Tensor:
     return made
 
 
-def _cut(number: int, source: torch.Tensor) -> Iterator[Block]:
-    for start, shape in blocks(tuple(source.shape), source.element_size(), BLOCK_BYTES):
+def _cut(number: int, source: torch.Tensor, most_bytes: int) -> Iterator[Block]:
+    for start, shape in blocks(tuple(source.shape), source.element_size(), most_bytes):
         place = tuple(slice(first, first + length) for first, length in zip(start, shape, strict=True))
         yield Block(number, start, shape, lambda place=place: source[place])  # type: ignore[misc]
 
