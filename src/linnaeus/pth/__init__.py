@@ -5,9 +5,10 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 """
 
 from linnaeus.pth._brief import Brief, brief
-from linnaeus.pth._commit_file import SHARDED, is_sharded, size_of
+from linnaeus.pth._commit_file import COMMIT, SHARDED, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
+from linnaeus.pth._directory import files_of, glance_sharded
 from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._fill import Source, mapped_file
 from linnaeus.pth._finite import not_finite
@@ -27,6 +28,7 @@ from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
 __all__ = [
+    "COMMIT",
     "INDEX_SUFFIX",
     "SHARDED",
     "Brief",
@@ -45,7 +47,9 @@ __all__ = [
     "brief",
     "compare",
     "describe",
+    "files_of",
     "glance",
+    "glance_sharded",
     "is_sharded",
     "leaves",
     "load",

@@ -19,11 +19,13 @@ from linnaeus.pth._commit_file import (
     Commit,
     check_digests,
     check_sizes,
+    parse_commit,
     read_commit,
     size_of,
 )
 from linnaeus.pth._dcp_items import read_item
 from linnaeus.pth._dcp_metadata import METADATA, Index, Place, read_index
+from linnaeus.pth._describe import Description, description_of
 from linnaeus.pth._document import RECORD, TensorInfo
 from linnaeus.pth._examine import Examination
 from linnaeus.pth._parted import PartedTensor, contiguous_stride
@@ -143,6 +145,43 @@ def examine_directory(path: Path, *, thoroughly: bool = False) -> Examination:
         document=document,
         directory=directory,
     )
+
+
+def glance_sharded(name: str, data: bytes, sizes: Mapping[str, int]) -> Description:
+    """Return what a directory that is elsewhere holds, told from its commit file.
+
+    Args:
+        name: What to call it.
+        data: The bytes of its commit file.
+        sizes: Of all files that are there, by name.
+
+    Raises:
+        CheckpointInvalidError: The commit file is damaged, or tells of other files than are there.
+    """
+    path = Path(name)
+    commit = parse_commit(path, data)
+    for file, told in commit.files.items():
+        if sizes.get(file) != told.size_bytes:
+            found = f"{sizes[file]:,} bytes" if file in sizes else "none"
+            raise _damaged(path, f"{file} should have {told.size_bytes:,} bytes, there are {found}", file)
+    document = commit.document
+    tensors, keys = document.infos(), document.keys()
+    size_bytes = len(data) + sum(one.size_bytes for one in commit.files.values())
+    return description_of(
+        Examination(path, OURS, size_bytes, tensors, keys, document.about, document=document)
+    )
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a directory of ours, the commit file last, in the order in which to copy them.
+
+    Raises:
+        CheckpointInvalidError: It has no good commit file.
+    """
+    commit = read_commit(path)
+    if commit is None:
+        raise CorruptCheckpointError(path=str(path), problem="it was never finished", record=COMMIT)
+    return [path / name for name in commit.files] + [path / COMMIT]
 
 
 def _examined_plain(directory: Directory) -> Examination:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _ADVICE = "Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth."
 
+_NOT_SEEN = "Each rank writes files of its own, but into one directory that all of them see."
+
 
 class Alone:
     """The only process, for saves that no other takes part in."""
@@ -171,11 +173,10 @@ class Session:
         """Write this rank's files; return where everything is, and the digests."""
         with self._told():
             kept = []
-            for one in writer.write(blocks):
+            for one in writer.write(blocks, with_values=self._ranks.rank == 0):
                 kept.append(one)
-                written(writer.spot(one.number))
-            if self._ranks.rank == 0:
-                kept += writer.write_values()
+                if one.offsets is not None:
+                    written(writer.spot(one.number))
         return {
             "kept": kept,
             "sums": {name: [one.size_bytes, one.sha256] for name, one in writer.sums.items()},
@@ -236,6 +237,12 @@ class Session:
         except RefusedError as error:
             problem = f"{error}, which a directory of shards can't hold"
             raise SaveError(path=str(self._final), problem=problem, advice=_ADVICE) from error
+        except FileNotFoundError as error:
+            raise SaveError(
+                path=str(self._final),
+                problem=f"rank {self._ranks.rank} does not see the directory that rank 0 made",
+                advice=_NOT_SEEN,
+            ) from error
         except OSError as error:
             if is_out_of_space(error):
                 raise InsufficientSpaceError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,27 +67,25 @@ class Writer:
         self._writer = _Engine(directory, sync_files=durable)
         self._writer.fs = self._files
 
-    def write(self, blocks: Iterable[Block]) -> Iterator[Kept]:
-        """Write blocks, and tell where each is kept."""
-        for batch in _batches(blocks, self._plan, self._most_bytes):
+    def write(self, blocks: Iterable[Block], *, with_values: bool = False) -> Iterator[Kept]:
+        """Write blocks, and what is no tensor before them; tell where each is kept."""
+        values = self._plan.values if with_values else {}
+        order = {name: number for number, name in enumerate(values)}
+        more = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in values]
+        for batch in chain(_batches(blocks, self._plan, self._most_bytes), [[]]):
             items = [_tensor_item(self._plan, block) for block in batch]
             found = {item.index: block for item, block in zip(items, batch, strict=True)}
-            planner = _Planner(lambda index, found=found: found[index].source())  # type: ignore[misc]
-            for result in self._write(items, planner):
-                block = found[result.index]
-                yield _kept(block.number, list(block.offsets), list(block.shape), result)
+            for result in self._write(more + items, _Planner(found, values)):
+                block = found.get(result.index)
+                if block is None:
+                    yield _kept(order[result.index.fqn], None, [], result)
+                else:
+                    yield _kept(block.number, list(block.offsets), list(block.shape), result)
+            more = []
 
     def spot(self, number: int) -> Spot:
         """Return where a tensor that is written is."""
         return _of(self._plan, number)
-
-    def write_values(self) -> Iterator[Kept]:
-        """Write what is no tensor, and tell where it is kept."""
-        values = self._plan.values
-        items = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in values]
-        order = {name: number for number, name in enumerate(values)}
-        for result in self._write(items, _Planner(lambda index: value_bytes(values[index.fqn]))):
-            yield _kept(order[result.index.fqn], None, [], result)
 
     def _write(self, items: list[WriteItem], planner: SavePlanner) -> list[WriteResult]:
         if not items:
@@ -176,12 +175,13 @@ class _Engine(FileSystemWriter):
 class _Planner(SavePlanner):
     """Gives torch's writer what it asks for; planning is done elsewhere."""
 
-    def __init__(self, source: Callable[[MetadataIndex], Any]) -> None:
-        self._source = source
+    def __init__(self, blocks: Mapping[MetadataIndex, Block], values: Mapping[str, Any]) -> None:
+        self._blocks, self._values = blocks, values
 
     def resolve_data(self, write_item: WriteItem) -> Any:
-        found = self._source(write_item.index)
-        return found.detach().contiguous() if isinstance(found, torch.Tensor) else found
+        if write_item.type is WriteItemType.BYTE_IO:
+            return value_bytes(self._values[write_item.index.fqn])
+        return self._blocks[write_item.index].source().detach().contiguous()
 
     def set_up_planner(self, *_: Any, **__: Any) -> None: ...
 

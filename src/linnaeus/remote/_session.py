@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -75,6 +75,23 @@ class RcloneSession:
         parameters = {"fs": self.root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
         answer = self._call("listing", "operations/list", parameters)
         return sorted((remote_file(entry) for entry in answer["list"] or ()), key=lambda file: file.name)
+
+    def files_and_folders(self) -> tuple[list[RemoteFile], list[str]]:
+        """Return what is directly in this place; see `Session.files_and_folders`."""
+        parameters = {"fs": self.root, "remote": self.prefix.rstrip("/"), "opt": {"noMimeType": True}}
+        found = self._call("listing", "operations/list", parameters)["list"] or ()
+        files = [remote_file(entry) for entry in found if not entry["IsDir"]]
+        return sorted(files, key=lambda file: file.name), sorted(e["Name"] for e in found if e["IsDir"])
+
+    def folder(self, name: str) -> list[RemoteFile]:
+        """Return all files directly in a folder of this place; see `Session.folder`."""
+        parameters = {"fs": self.root, "remote": self.prefix + name, "opt": LISTING}
+        try:
+            answer = self._call(f"listing {name}", "operations/list", parameters)
+        except RemoteNotFoundError:
+            return []
+        files = [remote_file(entry) for entry in answer["list"] or ()]
+        return sorted((replace(file, name=f"{name}/{file.name}") for file in files), key=lambda f: f.name)
 
     def stat(self, name: str) -> RemoteFile | None:
         """Return one file, or None; see `Session.stat`."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from linnaeus.resolving._identifier import check_name, is_absolute
-from linnaeus.resolving._look import describe, describe_there
+from linnaeus.resolving._look import all_there, describe, describe_there, sharded_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         verify_cache,
     )
     from linnaeus.resolving._fetch import fetch_from
+    from linnaeus.resolving._fetch_sharded import fetch_sharded
     from linnaeus.resolving._locking import lock, names_in
     from linnaeus.resolving._pins import read_lock
     from linnaeus.resolving._together import resolve_together
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cached",
     "Eviction",
+    "all_there",
     "cached_files",
     "check_name",
     "describe",
@@ -37,6 +39,7 @@ __all__ = [
     "drop_unfinished",
     "evict",
     "fetch_from",
+    "fetch_sharded",
     "is_absolute",
     "lock",
     "names_in",
@@ -45,6 +48,7 @@ __all__ = [
     "resolve",
     "resolve_in",
     "resolve_together",
+    "sharded_there",
     "verify_cache",
 ]
 
@@ -58,6 +62,7 @@ _LATER = {
     "plan_eviction": "_cache",
     "verify_cache": "_cache",
     "fetch_from": "_fetch",
+    "fetch_sharded": "_fetch_sharded",
     "lock": "_locking",
     "names_in": "_locking",
     "read_lock": "_pins",
