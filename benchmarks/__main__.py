@@ -11,7 +11,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks import _beside, _bucket, _loading, _reading, _saving, _stitching
+from benchmarks import _beside, _bucket, _gpu, _loading, _reading, _saving, _stitching
 from benchmarks._machine import describe_machine
 from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "wall": _beside.wall,
     "memory": _beside.memory,
     "choose": _beside.choosing,
+    "gpu": _gpu.on_a_gpu,
     "download": _bucket.downloads,
     "streams": _bucket.streams,
     "kill": _bucket.kills,

@@ -72,9 +72,9 @@ class Training:
             tensor.mul_(0.999)
 
 
-def training(size: str) -> Training:
+def training(size: str, device: str = "cpu") -> Training:
     """Return a run whose state has one of the sizes in `WIDTHS`."""
-    model = ConvNeXt(WIDTHS[size])
+    model = ConvNeXt(WIDTHS[size]).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
         optimizer.state[parameter] = {

@@ -300,11 +300,13 @@ class TornSaveError(SaveError):
 class PeerFailedError(SaveError):
     """What all ranks do together was given up, since some failed or are missing.
 
-    `path` says what was being done; `ranks` are those to look at, `details` has a line for each failure.
+    `path` says what was being done; `ranks` are those to look at, `details` has a line for each failure,
+    `missing` are those of `ranks` that gave no word at all.
     """
 
     ranks: Sequence[int] = ()
     details: Sequence[str] = ()
+    missing: Sequence[int] = ()
 
     def __str__(self) -> str:
         lines = "".join(f"\n  {line}" for line in self.details)

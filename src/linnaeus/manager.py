@@ -5,7 +5,7 @@ It joins saving and resuming, and decides nothing itself.
 
 from __future__ import annotations
 
-import copy as copying
+import copy
 import logging
 import time
 import uuid
@@ -28,7 +28,6 @@ from linnaeus.saving import (
     SAVE,
     Account,
     Job,
-    JointJob,
     OnSave,
     Retention,
     Saver,
@@ -36,14 +35,15 @@ from linnaeus.saving import (
     StoppedBySignal,
     Timing,
     Trace,
-    joint_job,
     open_mirror,
     pipeline_of,
+    share_now,
     write_report,
 )
 from linnaeus.state import (
     Progress,
     RunParts,
+    Share,
     Snapshot,
     SpareMemory,
     hooked_optimizers,
@@ -111,11 +111,10 @@ class CheckpointManager:
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
         directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
-        self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
-        rules, commit = Retention.of(plan), self._mirror.notice
-        self._saver = Saver(directory, rules, check_finite=plan.CHECK_FINITE, on_commit=commit)
-        makes = self._job, self._joint_job
-        self._pipeline = pipeline_of(self._group, self._saver, *makes, plan, self._account, clock)
+        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
+        rules, check = Retention.of(plan), plan.CHECK_FINITE
+        self._saver = Saver(directory, rules, check_finite=check, on_commit=mirror.notice, owed=mirror.owed)
+        self._pipeline = pipeline_of(self._group, self._saver, self._job, plan, self._account, clock)
         self._spare = SpareMemory()
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
@@ -163,11 +162,11 @@ class CheckpointManager:
             resolve=lambda name: resolve_together(name, self._cfg, self._group),
             bucket=self._mirror.remote(),
         )
-        self._mirror.notice()  # what an earlier process of this run had no time to send
         if choice is None:
             _log.info("fresh start: %s holds no checkpoint", self.directory)
             return self.progress
         self._group.agree(f"resuming from {choice.path.name}", lambda: self._restore(choice))
+        self._mirror.notice()  # what an earlier process of this run, now known which, had no time to send
         if choice.checkpoint.write_seconds is not None:
             self._account.compare_with_grace(choice.checkpoint.write_seconds)
         self._account.lost = self._trace.lost(self.progress.step, choice.checkpoint.saved_at)
@@ -271,7 +270,8 @@ class CheckpointManager:
         self._watch.start()
         self._pipeline.poll()
         # Clocks and signals are each rank's own, so what they ask for is agreed on.
-        asked = self._rhythm.strongest(self.progress.step, self._watch.wish(by_time=by_time))
+        wish = self._watch.wish(by_time=by_time or self._pipeline.wishes_to_save)
+        asked = self._rhythm.strongest(self.progress.step, wish)
         if due or asked == SAVE:
             self._begin_saving()
         if asked > SAVE:
@@ -333,6 +333,7 @@ class CheckpointManager:
             self._watch.stop()
             self._account.conclude()
             self._mirror.close(within_seconds)
+        self._saver.retain_again()  # what had to wait for the bucket
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -350,29 +351,26 @@ class CheckpointManager:
         if self._pipeline.submit():
             self._timing.saved()
 
-    def _job(self, copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
+    def _job(self, by_copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
-        self._tell_of_pretrained()
         plan = self._cfg.SCHEDULE.CHECKPOINT
-        content = self._parts.capture() | self._numbers()
-        if not plan.ASYNC:
-            return self._named(Snapshot(content))  # nothing changes while training waits
-        copy = copy or plan.CHECK_FINITE or plan.FORMAT != "pth"  # these read in their own time
-        return self._named(take_snapshot(self._parts, content, self._spare, copy=copy))
+        by_copy = by_copy or plan.FORMAT != "pth"  # shards are read in their own time
+        if self._group.world_size > 1:
+            how = self._numbers(), self._spare, self._group, plan, self._tell_of_pretrained
+            return self._named(None, share_now(self._parts, *how, copy=by_copy))
+        self._tell_of_pretrained()
+        if not plan.ASYNC:  # nothing changes while training waits
+            return self._named(Snapshot(self._parts.capture() | self._numbers()))
+        by_copy = by_copy or plan.CHECK_FINITE  # which reads the values in its own time
+        return self._named(take_snapshot(self._parts, self._numbers(), self._spare, copy=by_copy))
 
-    def _joint_job(self) -> JointJob:
-        """Return what this rank has of what there is to save now."""
-        self._group.agree("telling of pretrained weights", self._tell_of_pretrained)
-        check, job = self._cfg.SCHEDULE.CHECKPOINT.CHECK_FINITE, self._named(Snapshot(self._numbers()))
-        return joint_job(self._parts, self._group, job, check_finite=check)
-
-    def _named(self, snapshot: Snapshot) -> Job:
+    def _named(self, snapshot: Snapshot | None, share: Share | None = None) -> Job:
         progress = self.progress
         step, form = progress.step if progress.step_in_epoch else None, self._cfg.SCHEDULE.CHECKPOINT.FORMAT
         name = checkpoint_name(progress.epoch, step, form)
         source = progress.resumed_from
         protected = {} if source is None else {source.name: "this run was resumed from it"}
-        return Job(self.directory / name, progress.step, snapshot, self._about(), protected)
+        return Job(self.directory / name, progress.step, snapshot, self._about(), protected, share)
 
     def _numbers(self) -> dict[str, Any]:
         return {
@@ -394,7 +392,8 @@ class CheckpointManager:
             "run": self._run,
             "config_digest": self._digest,
             "config": self._plain_config,
-            "lineage": copying.deepcopy(self.lineage),
+            # The report is long, and nobody's to change.
+            "lineage": {k: v if k == "pretrained" else copy.deepcopy(v) for k, v in self.lineage.items()},
             "resumed_from": None if source is None else source.name,
             "saving": self._account.to_plain(),
         }

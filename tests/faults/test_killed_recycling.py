@@ -33,7 +33,6 @@ WRITES = (
     "sendfile",
     "copy_file_range",
     "ftruncate",
-    "posix_fallocate",
 )
 BEFORE = 3  # epochs saved before the watched one; by then a pruned file has given its blocks
 

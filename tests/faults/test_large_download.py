@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -242,6 +243,23 @@ def test_an_interrupted_download_is_gone_on_with(server, cache, data):
     resolve_in("big.pth", str(cache), b2_bucket(server))
     assert (cache / "big.pth").read_bytes() == data
     assert server.bytes_served(OBJECT) <= 1.05 * len(data)
+
+
+def test_a_disk_that_becomes_full_is_told(server, cache, data):
+    """There was room at first, and somebody else took it: told as that, and no part is left to take more."""
+    commands = [f"mkdir -p {cache}", f"mount -t tmpfs -o size=40m none {cache}"]
+    server.limit_rate(5e6)
+    with resolving(1, with_mounts(*commands)) as (process,):
+        process.start("big.pth", cache, b2_bucket(server))
+        wait_until(lambda: server.bytes_served(OBJECT) > 4 * MEBIBYTE)
+        seen = Path(f"/proc/{process.pid}/root{cache}/other")
+        with seen.open("wb") as other, contextlib.suppress(OSError):
+            while True:
+                other.write(bytes(MEBIBYTE))
+        server.limit_rate(None)
+        told = process.outcome()
+    assert told["error"] == "InsufficientSpaceError", told
+    assert [path for path in told["left"] if ".part" in path or path.endswith(".pth")] == []
 
 
 def test_a_disk_without_room_is_told_first(server, cache):

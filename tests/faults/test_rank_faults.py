@@ -41,3 +41,24 @@ def test_a_lost_rank_is_named_by_all_others(tmp_path: Path, victim: int, stage: 
     assert choice is not None
     assert choice.path.name == "checkpoint_epoch_0.pth"
     assert choice.passed_over == ()
+
+
+def test_a_failing_save_is_raised_at_one_step_by_all(tmp_path: Path) -> None:
+    """A full disk or a refused commit beside training: told at the next step, once, older files untouched."""
+    torchrun(2, tmp_path, "fails:0", "fails:1")
+
+
+def test_a_disk_that_hangs_is_given_up_and_never_published(tmp_path: Path) -> None:
+    """The rank itself tells where it hangs, the others name it, and once it is back all save again."""
+    torchrun(2, tmp_path, "hangs")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_killed_while_it_writes_is_named(tmp_path: Path, victim: int) -> None:
+    """Killed in its writer, beside training: the others raise within the deadline; no file is left behind."""
+    with ranks(2, tmp_path, f"dies_beside_training:{victim}") as started:
+        assert started[1 - victim].wait(timeout=60) == 0
+    named, _ = (tmp_path / f"met_{1 - victim}").read_text().rsplit(" ", 1)
+    assert named == f"[{victim}]"
+    names = sorted(entry.name for entry in (tmp_path / "run").glob("*checkpoint*"))
+    assert names == ["checkpoint_epoch_0_step_1.pth"]

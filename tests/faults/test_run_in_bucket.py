@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import linnaeus
-from linnaeus.errors import RemoteError
+from linnaeus.errors import RemoteError, RemoteNotFoundError
+from linnaeus.runs import list_checkpoints
 from support.b2_server import B2Server
 from support.buckets import BUCKET
 from support.small_run import SmallRun, config, train
@@ -182,6 +183,44 @@ def test_a_replaced_copy_leaves_no_hidden_version(b2, tmp_path):
     assert len(b2.versions(BUCKET, name)) == 1
 
 
+def test_nothing_is_pruned_here_before_it_has_arrived(b2, tmp_path):
+    """However few the local rules keep: what the bucket is to have stays until it is there, then it goes."""
+    directory = tmp_path / "run"
+    b2.fault("upload", 503)
+    bucket = bucket_of(b2, RETRIES=1, KEEP_LAST_N=3, KEEP_TOP_N=0, CLOSE_TIMEOUT_SECONDS=2.0)
+    rules = {"KEEP_LAST_N": 1, "KEEP_TOP_N": 0}
+    with pytest.raises(RemoteError, match="not there after"):
+        train(run_config(directory, bucket, EPOCHS=4, **rules), SmallRun())
+    assert here(directory) == [f"checkpoint_epoch_{n}.pth" for n in (2, 3, 4)]
+    b2.clear_faults()
+    train(run_config(directory, bucket | {"CLOSE_TIMEOUT_SECONDS": 100.0}, EPOCHS=5, **rules), SmallRun())
+    assert there(b2) == [f"checkpoint_epoch_{n}.pth" for n in (3, 4, 5)]
+    assert here(directory) == ["checkpoint_epoch_4.pth", "checkpoint_epoch_5.pth"]  # it was resumed from 4
+
+
+def test_a_copy_that_can_not_be_read_is_told_apart(b2, tmp_path):
+    """It is not called another run's, and not replaced: nobody knows whose it is; what to do is said."""
+    directory = tmp_path / "run"
+    name = f"{RUN}checkpoint_epoch_1.pth"
+    b2.put(BUCKET, name, b"not a checkpoint")
+    bucket = bucket_of(b2, CLOSE_TIMEOUT_SECONDS=3.0)
+    cfg = run_config(directory, bucket, EPOCHS=2, AUTO_RESUME=False)
+    with pytest.raises(RemoteError, match="can't be read, so nobody knows whose it is") as caught:
+        train(cfg, SmallRun())
+    assert "Remove it there" in str(caught.value)
+    assert b2.objects(BUCKET)[name] == b"not a checkpoint"
+    assert there(b2) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
+
+
+def test_a_bucket_that_is_not_there_is_no_fresh_start(b2, tmp_path):
+    """A mistyped name is not taken for a run that was never copied; a folder without anything is."""
+    cfg = run_config(tmp_path / "run", bucket_of(b2, NAME="nosuch"), EPOCHS=1)
+    with pytest.raises(RemoteNotFoundError):
+        linnaeus.CheckpointManager(cfg, **SmallRun().parts()).resume()
+    cfg = run_config(tmp_path / "run", bucket_of(b2), EPOCHS=1)
+    assert linnaeus.CheckpointManager(cfg, **SmallRun().parts()).resume().epoch == 0
+
+
 @pytest.mark.slow
 def test_many_uploads_under_a_failing_bucket_all_arrive(b2, tmp_path):
     """Requests refused and cut: each arrives, is stored once, and none is visible before it is whole."""
@@ -202,3 +241,18 @@ def test_many_uploads_under_a_failing_bucket_all_arrive(b2, tmp_path):
     for name in there(b2):
         assert len(b2.versions(BUCKET, RUN + name)) == 1
         assert b2.objects(BUCKET)[RUN + name] == (directory / name).read_bytes()
+
+
+def test_copying_begins_when_it_is_known_which_run_it_is(b2, tmp_path, monkeypatch):
+    """Not before: else a resumed run would take its own copies for somebody else's."""
+    directory = tmp_path / "run"
+    cfg = run_config(directory, bucket_of(b2), EPOCHS=1)
+    train(cfg, SmallRun())
+    known = []
+    monkeypatch.setattr(
+        "linnaeus.saving._mirror.Mirror.notice", lambda mirror: known.append(mirror._copies._run())
+    )
+    ckpt = linnaeus.CheckpointManager(cfg, **SmallRun().parts())
+    ckpt.resume()
+    ckpt.close()
+    assert known == [list_checkpoints(directory)[0].run]

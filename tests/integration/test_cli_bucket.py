@@ -59,6 +59,51 @@ def test_push_list_prune_and_pull(run, tmp_path):
     assert Path(pulled["path"]).read_bytes() == (tmp_path / "bucket/r/checkpoint_epoch_3.pth").read_bytes()
 
 
+def test_a_blank_machine_lists_and_prunes(run, tmp_path):
+    """With nothing of the run here: the only run there is meant, or the one that is named by its id."""
+    every = [*run, "--set", "ENV.OUTPUT.BUCKET.KEEP_LAST_N=0", "--set", "ENV.OUTPUT.BUCKET.KEEP_TOP_N=0"]
+    assert linnaeus("push", "run", *every, cwd=tmp_path).code == 0
+    shutil.rmtree(tmp_path / "run")
+    listed = plain(linnaeus("ls", "--remote", "--run", *run, "--json", cwd=tmp_path))["checkpoints"]
+    assert [(c["state"], c["this_run"]) for c in listed] == [("only there", True)] * 3
+    gone = plain(linnaeus("prune", "--remote", "--dry-run", *run, "--json", cwd=tmp_path))["checkpoints"]
+    assert [c["name"] for c in gone if not c["keep"]] == ["checkpoint_epoch_1.pth"]
+    train(config(tmp_path / "other", EPOCHS=4, KEEP_LAST_N=1, KEEP_TOP_N=0), SmallRun())
+    shutil.copy(tmp_path / "other/checkpoint_epoch_4.pth", tmp_path / "bucket/r")
+    listed = plain(linnaeus("ls", "--remote", "--run", *run, "--json", cwd=tmp_path))["checkpoints"]
+    assert [c["this_run"] for c in listed] == [False] * 4
+    ended = linnaeus("prune", "--remote", *run, cwd=tmp_path)
+    assert (ended.code, listed[0]["run"] in ended.err, "--run-id" in ended.err) == (3, True, True)
+    named = ["--run-id", listed[-1]["run"][:8]]
+    assert linnaeus("prune", "--remote", "--run-id", "nosuch", *run, cwd=tmp_path).code == 3
+    assert linnaeus("prune", *named, *run, cwd=tmp_path).code == 2
+    left = plain(linnaeus("prune", "--remote", *named, *run, "--json", cwd=tmp_path))["checkpoints"]
+    assert [c["name"] for c in left if c["keep"]] == ["checkpoint_epoch_3.pth", "checkpoint_epoch_2.pth"]
+    assert sorted(p.name[-7:-4] for p in (tmp_path / "bucket/r").iterdir()) == ["h_2", "h_3", "h_4"]
+
+
+def test_what_has_not_arrived_is_not_pruned_here(run, tmp_path):
+    """With the bucket enabled, `prune` keeps what the bucket should have until it has it."""
+    less = [*run, "--set", "SCHEDULE.CHECKPOINT.KEEP_LAST_N=1", "--set", "SCHEDULE.CHECKPOINT.KEEP_TOP_N=0"]
+    arguments = ["prune", "run", *less, "--set", "ENV.OUTPUT.BUCKET.ENABLED=true"]
+    verdicts = plain(linnaeus(*arguments, "--json", cwd=tmp_path))["checkpoints"]
+    assert {v["name"]: v["reasons"][-1] if v["keep"] else None for v in verdicts} == {
+        "checkpoint_epoch_3.pth": "among the last 1",
+        "checkpoint_epoch_2.pth": "not at the bucket yet",
+        "checkpoint_epoch_1.pth": None,
+    }
+    assert linnaeus("push", "run", *less, cwd=tmp_path).code == 0
+    assert linnaeus(*arguments, cwd=tmp_path).code == 0
+    assert [p.name for p in (tmp_path / "run").glob("checkpoint_*")] == ["checkpoint_epoch_3.pth"]
+
+
+def test_a_mistyped_bucket_is_not_an_empty_one(run, tmp_path):
+    """Whoever looks into it is told that there is none."""
+    wrong = [*run, "--set", f"ENV.OUTPUT.BUCKET.NAME={tmp_path / 'buket'}"]
+    for command in (["ls", "--remote", "--run"], ["prune", "--remote"], ["pull", "blank"], ["push", "run"]):
+        assert linnaeus(*command, *wrong, cwd=tmp_path).code == 3, command
+
+
 def test_they_speak_to_people_too(run, tmp_path):
     """Without --json, a line says what was done."""
     assert "2 files" in linnaeus("push", "run", *run, cwd=tmp_path).out
@@ -86,6 +131,27 @@ def test_lock_writes_beside_the_config(tmp_path, checkpoint_file):
     ended = linnaeus("resolve", checkpoint_file, "--config", "exp.yaml", cwd=tmp_path)
     assert ended.code == 6
     assert "is expected" in ended.err
+
+
+def test_the_sources_of_a_recipe_are_locked_too(tmp_path, checkpoint_bytes, other_checkpoint_bytes):
+    """Also those that only the recipe names; a later load is held to them."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "body.pth").write_bytes(checkpoint_bytes)
+    (cache / "head.pth").write_bytes(other_checkpoint_bytes)
+    (tmp_path / "recipe.yaml").write_text(
+        "sources:\n  body: {checkpoint: body.pth, claims: [a.]}\n  head: {option: TEACHER, claims: [b.]}\n"
+    )
+    (tmp_path / "exp.yaml").write_text(
+        f"ENV: {{INPUT: {{CACHE_DIR: {cache}}}}}\n"
+        f"MODEL: {{PRETRAINED_RECIPE: {tmp_path / 'recipe.yaml'}, TEACHER: head.pth,"
+        " NAME: mFormer_nano, HEADS: {a: 2}}\n"
+    )
+    locked = plain(linnaeus("lock", "exp.yaml", "--json", cwd=tmp_path))["checkpoints"]
+    assert sorted(locked) == ["body.pth", "head.pth"]
+    (cache / "body.pth").write_bytes(other_checkpoint_bytes)
+    ended = linnaeus("stitch", "recipe.yaml", "--dry-run", "--config", "exp.yaml", cwd=tmp_path)
+    assert (ended.code, "is expected" in ended.err) == (6, True), ended
 
 
 @pytest.fixture

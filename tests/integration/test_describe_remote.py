@@ -41,3 +41,18 @@ def test_what_is_nowhere_is_not_found(b2, cache):
     """As when it is resolved."""
     with pytest.raises(CheckpointNotFoundError):
         describe("nosuch.pth", config(b2, cache))
+
+
+def test_a_pinned_name_is_looked_up_by_its_name(b2, cache):
+    """The digest behind it is no part of it; what it holds to is compared when the file is fetched."""
+    pinned = f"x.pth@sha256:{'0' * 64}"
+    assert describe(pinned, config(b2, cache)).keys == ("model", "epoch")
+
+
+def test_offline_no_look_goes_out(b2, cache):
+    """What is not here is not found."""
+    cfg = config(b2, cache).to_plain()
+    cfg["ENV"]["INPUT"]["OFFLINE"] = True
+    with pytest.raises(CheckpointNotFoundError, match="OFFLINE"):
+        describe("x.pth", linnaeus.Config.from_plain(cfg))
+    assert b2.requests == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import linnaeus
 from linnaeus.errors import CheckpointNotFoundError, ConfigError, IdentifierError, PinMismatchError
@@ -130,3 +132,23 @@ def test_offline_asks_nobody(config_file, b2, cache, checkpoint_bytes):
     with pytest.raises(CheckpointNotFoundError, match="OFFLINE"):
         resolve("x.pth", cfg)
     assert b2.requests == []
+
+
+def test_the_files_of_an_index_are_locked_with_it(b2, cache, tmp_path):
+    """A checkpoint in several files is held to all of them."""
+    from safetensors.torch import save_file
+
+    cache.mkdir()
+    save_file({"a": torch.zeros(3)}, cache / "one.safetensors")
+    save_file({"b": torch.ones(3)}, cache / "two.safetensors")
+    weights = {"a": "one.safetensors", "b": "two.safetensors"}
+    (cache / "m.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    config = tmp_path / "exp.yaml"
+    config.write_text(
+        f"ENV: {{INPUT: {{CACHE_DIR: {cache}}}}}\nMODEL: {{PRETRAINED: m.safetensors.index.json}}\n"
+    )
+    written = lock(linnaeus.load_config(config), config)
+    assert sorted(written) == ["m.safetensors.index.json", "one.safetensors", "two.safetensors"]
+    save_file({"b": torch.full((3,), 2.0)}, cache / "two.safetensors")
+    with pytest.raises(PinMismatchError, match=r"two\.safetensors"):
+        resolve("two.safetensors", linnaeus.load_config(config))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+import linnaeus
 from linnaeus.errors import (
     CheckpointInvalidError,
     CheckpointNotFoundError,
@@ -137,6 +139,14 @@ def test_where_no_hash_is_kept_the_size_is_compared_and_said_so(server, checkpoi
     """The report does not claim more than was verified."""
     server.fault("head", "no_checksum")
     assert upload(checkpoint_file, b2_bucket(server)).verified_by == "size"
+
+
+def test_where_no_hash_is_kept_our_own_files_are_looked_into(server, tmp_path):
+    """What the file there says of itself is compared with what this one says."""
+    path = tmp_path / "own.pth"
+    linnaeus.save({"model": {"w": torch.zeros(3)}}, path)
+    server.fault("head", "no_checksum")
+    assert upload(path, b2_bucket(server)).verified_by == "description"
 
 
 def test_where_no_hash_is_kept_the_same_size_proves_nothing(server, checkpoint_file, other_checkpoint_bytes):

@@ -144,15 +144,17 @@ class B2Server:
             401, 403, 429, 500, 503: that status, with B2's code for it (401 is `expired_auth_token`).
             `download_cap_exceeded`, `storage_cap_exceeded`, `transaction_cap_exceeded`: 403 with that code.
             `cut`: the connection is reset in the body. `hangup`: it is closed in the body, without a reset.
+            `expire`: a cut, at which every token given out so far becomes invalid.
             `stall`: nothing more is passed, the connection stays open until the server stops.
             `trickle`: from there on five bytes a second.
             `damage`: one bit of the body is flipped; the announced checksum stays that of the true bytes.
             `short`: the body is cut short, and its `Content-Length` says so.
-            `no_checksum`: the object seems to have no SHA-1.
+            `no_checksum`: the object seems to have no SHA-1; of an upload, it is kept without one.
+            `wrong_checksum`: it seems to have another SHA-1 than its own; an upload is kept with that.
             `refuse`: the connection is reset without an answer.
 
-        `cut`, `hangup`, `stall`, `trickle` and `damage` strike the body: of the answer, or of the request
-        where it is an upload.
+        `cut`, `hangup`, `expire`, `stall`, `trickle` and `damage` strike the body: of the answer, or of the
+        request where it is an upload.
 
         Args:
             operation: One of the operations above, or "*".
@@ -163,6 +165,14 @@ class B2Server:
             retry_after: Seconds that a 429 or 503 asks the client to wait.
         """
         self._http.faults.add(Fault(operation, kind, times, after_bytes, name, retry_after))
+
+    def set_clock(self, *, skew_seconds: float) -> None:
+        """Let the server's clock be so far before that of this machine, or behind it."""
+        self._store.clock_skew_seconds = skew_seconds
+
+    def drop_bucket(self, bucket: str) -> None:
+        """Delete a bucket with all that it holds."""
+        self._store.drop_bucket(bucket)
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
         """Let each connection carry at most so many bytes of bodies a second; None is no limit."""

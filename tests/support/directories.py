@@ -11,6 +11,15 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def visible_files(directory: Path) -> list[str]:
+    """Return the names of the regular files in a directory, sorted.
+
+    A hidden one may wait to be written over; it goes when the manager is closed.
+    """
+    visible = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
+    return sorted(entry.name for entry in visible if not entry.is_symlink())
+
+
 def tree(directory: Path) -> list[str]:
     """Return the paths of all files and empty directories beneath a directory, relative to it, sorted.
 

@@ -20,7 +20,7 @@ WATCHED = {
     "os.mkdir": "mkdir", "os.rmdir": "rmdir", "os.truncate": "truncate", "os.chmod": "chmod",
 }  # fmt: skip
 WRAPPED = (
-    "fsync", "fdatasync", "write", "pwrite", "writev", "ftruncate", "posix_fallocate", "sendfile",
+    "fsync", "fdatasync", "write", "pwrite", "writev", "ftruncate", "sendfile",
     "copy_file_range",
 )  # fmt: skip
 

@@ -27,8 +27,10 @@ from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.pth import _together
 from linnaeus.resuming import choose_together
+from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
+from support import rank_beside
 from support.rank_run import RankRun
 
 
@@ -111,13 +113,22 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
     ckpt.progress = ckpt.progress.after_step()
     if rank == int(victim):
         number = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[how]
-        place = {"begin": "archive", "writing": "write_all", "written": "fsync_file", "end": "commit"}[stage]
-        setattr(_together, place, lambda *_, **__: os.kill(os.getpid(), number))
+        owner, place = _STAGES[stage]
+        setattr(owner, place, lambda *_, **__: os.kill(os.getpid(), number))
     try:
         ckpt.save()
     except PeerFailedError as error:
         (directory / f"met_{rank}.json").write_text(json.dumps(list(error.ranks)))
     os._exit(0)  # torch would wait for the dead
+
+
+# Where each stage of a save can be told.
+_STAGES: dict[str, tuple[Any, str]] = {
+    "begin": (_together, "archive"),
+    "writing": (_together, "write_all"),
+    "written": (_together, "fsync_file"),
+    "end": (_saver, "commit"),
+}
 
 
 def keeps_every_placement(directory: Path) -> None:
@@ -181,10 +192,10 @@ def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
         act()
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, Callable[..., None]] = {
     one.__name__: one
     for one in (resumes_exactly, takes_over, survives_misfortunes, dies, trains, keeps_every_placement)
-}
+} | rank_beside.SCENARIOS
 
 
 def main(scenarios: Mapping[str, Callable[..., None]] = SCENARIOS) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import linnaeus
@@ -22,7 +23,7 @@ class RankRun:
     """Uneven layers, so that shards differ; dropout, so that streams show; every kind of part.
 
     Args:
-        parallel: "none", "ddp" or "fsdp".
+        parallel: "none", "ddp", "fsdp", or "columns" for weights that ranks have columns of.
         seed: Of the initial weights and streams; a resumed run is given another one on purpose.
     """
 
@@ -40,6 +41,9 @@ class RankRun:
         elif parallel == "fsdp":
             fully_shard(self.model[0])
             fully_shard(self.model)
+        elif parallel == "columns":
+            mesh = init_device_mesh("cpu", (world_size,))
+            distribute_module(self.model, mesh, _in_columns)
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -91,6 +95,13 @@ class RankRun:
             for name, parameter in self.model.named_parameters()
             for key, value in {"": parameter, **self.optimizer.state[parameter]}.items()
         }
+
+
+def _in_columns(_: str, module: nn.Module, mesh: DeviceMesh) -> None:
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        placement = Shard(1) if parameter.dim() > 1 else Replicate()
+        spread = distribute_tensor(parameter.detach(), mesh, [placement])
+        module.register_parameter(name, nn.Parameter(spread))
 
 
 def local(value: Any) -> Any:

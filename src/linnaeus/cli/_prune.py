@@ -26,23 +26,32 @@ linnaeus prune runs/digits/checkpoints --set SCHEDULE.CHECKPOINT.KEEP_LAST_N=5
     "prune",
     summary="Remove the checkpoints of a run that no rule keeps, and say why each stays or goes.\n\n"
     "The rules are the KEEP keys of SCHEDULE.CHECKPOINT; what any of them wants stays, and so do the newest"
-    " usable one, pinned ones, damaged ones, and the one that the run was resumed from. DIR is the"
-    " directory of a run's checkpoints; without it, that of the config.",
+    " usable one, pinned ones, damaged ones, the one that the run was resumed from, and with"
+    " ENV.OUTPUT.BUCKET.ENABLED what the bucket should have and has not. DIR is the directory of a run's"
+    " checkpoints; without it, that of the config. --remote needs nothing of the run here.",
     example=_EXAMPLE,
 )
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--remote", is_flag=True, help="Prune the run's copies in ENV.OUTPUT.BUCKET, by its KEEP keys.")
-def prune(call: Call, *, directory: Path | None, dry_run: bool, remote: bool) -> None:
+@click.option(
+    "--run-id",
+    metavar="ID",
+    help="With --remote: the run, or how its id begins, where DIR does not tell; see ls --remote --run.",
+)
+def prune(call: Call, *, directory: Path | None, dry_run: bool, remote: bool, run_id: str | None) -> None:
     """Prune one directory, or its copies."""
     from linnaeus import saving
 
+    if run_id is not None and not remote:
+        raise click.UsageError("--run-id goes with --remote.", click.get_current_context())
+
     place = directory or Path(call.cfg.ENV.OUTPUT.DIRS.CHECKPOINTS)
     if remote:
-        _prune_there(call, place, dry_run=dry_run)
+        _prune_there(call, place, run_id, dry_run=dry_run)
         return
-    rules = saving.Retention.of(call.cfg.SCHEDULE.CHECKPOINT)
-    verdicts = saving.prune(place, rules, dry_run=dry_run)
+    rules, owed = saving.Retention.of(call.cfg.SCHEDULE.CHECKPOINT), saving.not_arrived(call.cfg, place)
+    verdicts = saving.prune(place, rules, dry_run=dry_run, protected=owed)
     if call.as_json:
         call.out.json({"place": str(place), "dry_run": dry_run, "checkpoints": [_plain(v) for v in verdicts]})
         return
@@ -51,11 +60,11 @@ def prune(call: Call, *, directory: Path | None, dry_run: bool, remote: bool) ->
     call.out.line(_total(verdicts, place, dry_run=dry_run))
 
 
-def _prune_there(call: Call, place: Path, *, dry_run: bool) -> None:
+def _prune_there(call: Call, place: Path, run_id: str | None, *, dry_run: bool) -> None:
     from linnaeus import saving
 
     copies = saving.copies_of(call.cfg, place)
-    plan = saving.prune_there(copies, dry_run=dry_run)
+    plan = saving.prune_there(copies, dry_run=dry_run, run_id=run_id)
     where = copies.remote.place
     if call.as_json:
         plain = [{"name": name, "keep": bool(why), "reasons": list(why)} for name, why in plan.items()]

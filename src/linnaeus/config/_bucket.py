@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from pydantic import ValidationError
@@ -42,25 +42,33 @@ def bucket_config_from(obj: object) -> BucketConfig:
 
 def _values(obj: object) -> dict[str, object]:
     if isinstance(obj, Mapping):
-        _refuse_misspelt(obj)
+        given = [str(key) for key in obj]
         values = {key: obj[key] for key in _KEYS if key in obj}
     else:
+        given = [key for key in getattr(obj, "__dict__", ()) if key.isupper()]
         values = {key: getattr(obj, key) for key in _KEYS if hasattr(obj, key)}
-        if not values:
-            expected = (
-                f"should have {', '.join(_KEYS[:3])} as attributes or items, but is a {type(obj).__name__}"
-            )
-            raise ConfigError(field=_FIELD, expected=expected)
+    _refuse_misspelt(given)
+    if not values and not (isinstance(obj, Mapping) and not obj):
+        expected = f"should have {', '.join(_KEYS[:3])} as attributes or items, but is a {type(obj).__name__}"
+        raise ConfigError(field=_FIELD, expected=expected)
     return _renamed(values)
 
 
-def _refuse_misspelt(obj: Mapping[str, object]) -> None:
+def _refuse_misspelt(given: Sequence[str]) -> None:
     """Refuse keys that are nearly ours; others may have a meaning to somebody else."""
-    for key in obj:
-        nearest = get_close_matches(str(key).upper(), _KEYS, n=1, cutoff=0.75)
-        if key not in _KEYS and nearest:
+    for key in given:
+        nearest = None if key in _KEYS else _nearest(key.upper())
+        if nearest is not None:
             expected = f"is not a known key; known here: {', '.join(_KEYS)}"
-            raise ConfigError(field=f"{_FIELD}.{key}", expected=expected, nearest=nearest[0])
+            raise ConfigError(field=f"{_FIELD}.{key}", expected=expected, nearest=nearest)
+
+
+def _nearest(key: str) -> str | None:
+    """Return the key that another one is taken for: much like it, or a whole part of it, or the reverse."""
+    alike = get_close_matches(key, _KEYS, n=1, cutoff=0.75)
+    parts = [known for known in _KEYS if set(key.split("_")) <= set(known.split("_"))]
+    longer = [known for known in _KEYS if set(known.split("_")) < set(key.split("_"))]
+    return next(iter([*alike, *parts, *longer]), None)
 
 
 def _renamed(values: dict[str, object]) -> dict[str, object]:

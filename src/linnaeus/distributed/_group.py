@@ -12,6 +12,7 @@ of a few others, and reads one verdict, whatever the size of the job.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ _SILENCE_SECONDS = 20.0
 _LONGEST_DECISION_SECONDS = 24 * 3600.0
 # Who waits for others of the tree gives up a little before who waits for the verdict, and tells more.
 _GRACE_SECONDS = 0.5
+
+_AGREEMENTS_PER_CHAPTER = 100
 
 Merge = Callable[[list[Any]], Any]
 Act = Callable[[], Any]
@@ -66,6 +69,7 @@ class Group:
         self._store = connect() if connect else None
         self._waiting = waiting or Waiting(roles.world_size)
         self._fan_out = fan_out
+        self._name = ""
         self._number = 0
         self._mine: list[str] = []
 
@@ -209,6 +213,17 @@ class Group:
             last = now
         return self.store.get(key)
 
+    def beside(self, name: str) -> Group:
+        """Return a group of the same ranks for another thread: its own connection, its own conversation."""
+        made = copy.copy(self)
+        made._store = self._connect() if self._connect else None
+        made._name, made._number, made._mine = f"{name}/", 0, []
+        return made
+
+    def begin_chapter(self, number: int) -> None:
+        """Go on at the same point as all ranks, also where this one broke off before; the number rises."""
+        self._number = number * _AGREEMENTS_PER_CHAPTER
+
     @property
     def store(self) -> Store:
         """The connection; there is one when this process is not alone."""
@@ -246,11 +261,11 @@ class Group:
 
     def _next(self, kind: str) -> str:
         self._number += 1
-        return f"{self._number}/{kind}"
+        return f"{self._name}{self._number}/{kind}"
 
     def _forget(self) -> None:
         """Remove this rank's keys of before: all are past them, since all came to this agreement."""
-        current = f"{self._number}/"
+        current = f"{self._name}{self._number}/"
         for key in self._mine:
             if not key.startswith(current):
                 self.store.delete_key(key)
@@ -341,9 +356,8 @@ class _Agreement:
         return self._store.check([self._key("verdict")])
 
     def _verdict(self) -> Outcome:
-        """Wait for the verdict; give up once, and then, should rank 0 be concluding, once more."""
-        patience = self._deadline_seconds + _GRACE_SECONDS
-        for _ in range(2):
+        """Wait for the verdict; give up once, and then, should rank 0 be concluding, a moment later."""
+        for patience in (self._deadline_seconds + _GRACE_SECONDS, _GRACE_SECONDS):
             if self._group.waiting.until(self._is_over, patience):
                 return Outcome.from_text(self._store.get(self._key("verdict")))
             self._abort()

@@ -77,6 +77,7 @@ class Outcome:
             problem=_problem(self.missing, [one["rank"] for one in self.failures], more),
             ranks=ranks,
             details=lines,
+            missing=list(self.missing),
         )
 
 

@@ -21,7 +21,7 @@ from linnaeus.files._directories import commit_directory, remove
 from linnaeus.files._lock import Lock
 from linnaeus.files._owner import is_abandoned, owner_tag, sweep_abandoned, temporary_name
 from linnaeus.files._recycle import Recycled, is_in_use, recycle, share_disk
-from linnaeus.files._space import is_out_of_space, require_space
+from linnaeus.files._space import is_out_of_space, require_space, reserve
 
 __all__ = [
     "Lock",
@@ -43,6 +43,7 @@ __all__ = [
     "remove",
     "remove_file",
     "require_space",
+    "reserve",
     "set_aside",
     "share_disk",
     "sweep_abandoned",

@@ -4,6 +4,7 @@ Names are matched and shapes adapted by rules that are data (`rules/*.yaml`, `re
 returns a report, and one that would bring too little, or change the function, leaves the model alone.
 """
 
+from linnaeus.pretrained._choose import checkpoints_of
 from linnaeus.pretrained._keep import report_of
 from linnaeus.pretrained._load import load_pretrained, preview, save_stitched, stitch
 from linnaeus.pretrained._recipe import RECIPES, Recipe, read_recipe
@@ -20,6 +21,7 @@ __all__ = [
     "SourceReport",
     "Unused",
     "Unwrapped",
+    "checkpoints_of",
     "load_pretrained",
     "preview",
     "read_recipe",

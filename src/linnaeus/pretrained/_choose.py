@@ -75,7 +75,15 @@ def choose(cfg: Config, targets: Targets) -> Choice:
 
 
 def checkpoints_of(recipe: Recipe, cfg: Config) -> dict[str, str]:
-    """Return the checkpoint of each source of a recipe: its own, or what the config names."""
+    """Return the checkpoint of each source of a recipe: its own, or what the config names.
+
+    Args:
+        recipe: The recipe.
+        cfg: The config; options of its section `MODEL` name checkpoints.
+
+    Returns:
+        Identifiers by the name of a source.
+    """
     found = {}
     for source in recipe.sources:
         identifier = source.checkpoint or (source.option and cfg.MODEL.get(source.option))

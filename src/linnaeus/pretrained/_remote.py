@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from linnaeus.config import Config
@@ -12,7 +11,7 @@ from linnaeus.errors import CheckpointNotFoundError, CorruptCheckpointError
 from linnaeus.pretrained._sources import Look, look_here
 from linnaeus.pth import INDEX_SUFFIX, sketch_there
 from linnaeus.remote import Session, open_remote
-from linnaeus.resolving import check_name, is_absolute
+from linnaeus.resolving import check_name, is_only_there, split_pin
 
 
 def look_without_fetching(cfg: Config) -> Look:
@@ -20,12 +19,11 @@ def look_without_fetching(cfg: Config) -> Look:
     here, bucket = look_here(cfg), cfg.ENV.INPUT.BUCKET
 
     def look(identifier: str) -> tuple[Any, str]:
-        if is_absolute(identifier) or not bucket.ENABLED:
+        if not is_only_there(identifier, cfg):
             return here(identifier)
-        if Path(cfg.ENV.INPUT.CACHE_DIR, check_name(identifier)).exists():
-            return here(identifier)
+        name, _ = split_pin(identifier)  # what it is pinned to is compared when it is fetched
         with open_remote(bucket).session() as session:
-            return _there(session, identifier), f"{identifier} in {session.place}"
+            return _there(session, name), f"{name} in {session.place}"
 
     return look
 

@@ -15,7 +15,7 @@ from linnaeus.pth._finite import not_finite
 from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
-from linnaeus.pth._memory import memory_of
+from linnaeus.pth._memory import memory_of, region
 from linnaeus.pth._rewrite import rewrite_as_directory, rewrite_as_file
 from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
@@ -57,6 +57,7 @@ __all__ = [
     "memory_of",
     "not_finite",
     "prefetch",
+    "region",
     "require_valid",
     "rewrite_as_directory",
     "rewrite_as_file",

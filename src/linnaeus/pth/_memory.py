@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:
-    """Return the bytes of a storage on the CPU, writable, without copying; valid while the storage lives."""
+    """Return the bytes of a storage on the CPU, writable, without copying; they keep it alive."""
     size_bytes = storage.nbytes()
     if not size_bytes:
         return memoryview(b"")
-    array = (ctypes.c_ubyte * size_bytes).from_address(storage.data_ptr())
+    array: Any = (ctypes.c_ubyte * size_bytes).from_address(storage.data_ptr())
+    array.of = storage
     return memoryview(array).cast("B")
+
+
+def region(storage: torch.UntypedStorage, start: int, end: int) -> torch.Tensor:
+    """Return bytes of a storage as a tensor; on the CPU its own storage is exactly those, without copying."""
+    import torch  # here, so that describing and resolving stay free of torch
+
+    if storage.device.type != "cpu":
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)[start:end]
+    if start >= end:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(memory_of(storage)[start:end], dtype=torch.uint8)

@@ -27,7 +27,7 @@ from linnaeus.files import (
     temporary_name,
 )
 from linnaeus.pth._collection import collection_paused
-from linnaeus.pth._commit_file import COMMIT, FileSum, compose_commit
+from linnaeus.pth._commit_file import COMMIT, FileSum, compose_commit, size_of
 from linnaeus.pth._save_together import Ranks
 from linnaeus.pth._shares import Shares
 
@@ -65,7 +65,8 @@ def save_sharded(
     ranks: Ranks | None = None,
     about: Mapping[str, Any] | None = None,
     durable: bool = True,
-) -> None:
+    publish: Callable[[Path], None] | None = None,
+) -> int:
     """Write a directory of shards that `torch.distributed.checkpoint` reads; call it on every rank.
 
     Args:
@@ -75,6 +76,11 @@ def save_sharded(
         ranks: All ranks; None for one process.
         about: What it shall say of itself; rank 0's.
         durable: Wait until the bytes are on disk.
+        publish: On rank 0: makes the finished directory, which is on disk, what `path` names. By default it
+            is renamed.
+
+    Returns:
+        The size of all files in bytes.
 
     Raises:
         SaveError: `obj` holds something that a directory can't, the ranks hold other structures, or the
@@ -84,7 +90,7 @@ def save_sharded(
     session = Session(Path(path), shares or Shares(), ranks or Alone(), durable=durable)
     try:
         session.write(obj, about or {})
-        session.commit()
+        return session.commit(publish)
     finally:
         session.clear()
 
@@ -210,16 +216,22 @@ class Session:
                     path=str(self._final), problem=f"what the ranks wrote does not join to all of {name}"
                 )
 
-    def commit(self) -> None:
-        """Give the directory its name."""
+    def commit(self, publish: Callable[[Path], None] | None = None) -> int:
+        """Give the directory its name; return the size of all its files."""
         assert self._temporary is not None  # noqa: S101 - set when it was written
         temporary = self._temporary
 
-        def act(_: Any) -> None:
+        def act(_: Any) -> int:
+            size_bytes = size_of(temporary)
             with self._told():
-                commit_directory(temporary, self._final, durable=self._durable)
+                (publish or self._rename)(temporary)
+            return size_bytes
 
-        self._ranks.agree(f"committing {self._final}", lambda: None, conclude=act)
+        size_bytes: int = self._ranks.agree(f"committing {self._final}", lambda: None, conclude=act)
+        return size_bytes
+
+    def _rename(self, temporary: Path) -> None:
+        commit_directory(temporary, self._final, durable=self._durable)
 
     def clear(self) -> None:
         """Remove what is left under the temporary name; any rank may, since that is given only once."""

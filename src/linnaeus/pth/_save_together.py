@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from linnaeus.files import Recycled
 from linnaeus.pth._shares import Shares
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Ranks(Protocol):
@@ -33,6 +36,19 @@ class Ranks(Protocol):
         """Act on every rank, then on rank 0 with what all said; return the conclusion everywhere."""
 
 
+class Held(Protocol):
+    """Keeps what is written as it was, while others may be about to change it; `state.Guard` is one."""
+
+    def pieces(self, storage: torch.UntypedStorage, /) -> Iterator[memoryview]:
+        """Yield the bytes of one of the storages that pieces consist of."""
+
+    def require_same(self, crc32s: Mapping[int, int], /) -> None:
+        """Compare what was written, by `_cdata` of its storage, with the sums of before."""
+
+    def finish(self) -> None:
+        """Let go of everything."""
+
+
 def save_together(
     obj: Any,
     path: str | os.PathLike[str],
@@ -42,7 +58,10 @@ def save_together(
     about: Mapping[str, Any] | None = None,
     durable: bool = True,
     recycled: Recycled | None = None,
-) -> None:
+    held: Held | None = None,
+    torn: str | None = None,
+    publish: Callable[[Path], None] | None = None,
+) -> int:
     """Write one file from all ranks; call it on every rank. What `save` promises holds here too.
 
     Args:
@@ -54,16 +73,24 @@ def save_together(
         about: What the file shall say of itself; rank 0's.
         durable: Wait until the bytes are on disk.
         recycled: On rank 0: a file whose blocks are written over.
+        held: How to read this rank's pieces, when they may change meanwhile.
+        torn: What of them did not hold still already; then nothing is published.
+        publish: On rank 0: makes the finished file, which is on disk, what `path` names. By default it is
+            renamed.
+
+    Returns:
+        The size of the file in bytes.
 
     Raises:
         SaveError: As for `save`; the ranks hold other structures; or they share no directory.
+        TornSaveError: On some rank the pieces did not hold still; on every rank.
         PeerFailedError: Another rank failed or is missing.
     """
     from linnaeus.pth._together import Session  # here, so that describing and resolving stay free of torch
 
     final = Path(path)
-    session = Session(final, shares, ranks, durable=durable)
+    session = Session(final, shares, ranks, durable=durable, held=held, torn=torn, publish=publish)
     try:
-        session.write(obj, about or {}, recycled)
+        return session.write(obj, about or {}, recycled)
     finally:
         session.clear(recycled)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zlib_ng import zlib_ng
 
+from linnaeus.pth._memory import region
+
 if TYPE_CHECKING:
     import torch
 
@@ -55,14 +57,11 @@ class Shares:
     """
 
     def __init__(self) -> None:
-        self.has_collectives = False
-        """Whether making some pieces takes all ranks' main threads."""
         self._split: dict[int, tuple[torch.UntypedStorage, MakePieces]] = {}
         self._alike: dict[int, torch.UntypedStorage] = {}
+        self._regions: dict[int, _Kept] = {}
 
-    def split(
-        self, shape: Sequence[int], dtype: torch.dtype, pieces: MakePieces, *, collective: bool = False
-    ) -> torch.Tensor:
+    def split(self, shape: Sequence[int], dtype: torch.dtype, pieces: MakePieces) -> torch.Tensor:
         """Return the stand-in for a tensor of which each rank has pieces.
 
         Args:
@@ -70,16 +69,17 @@ class Shares:
             dtype: Of its elements.
             pieces: Returns this rank's pieces when they are to be written; on every rank in the same order,
                 so they may be made by collectives.
-            collective: Whether they are.
         """
-        self.has_collectives |= collective
         made = stand_in(shape, dtype)
         storage = made.untyped_storage()
         self._split[storage._cdata] = (storage, pieces)
         return made
 
     def alike(self, tensor: torch.Tensor) -> None:
-        """Note that every rank holds this tensor with the same content, so that the work can be divided."""
+        """Note that every rank holds this tensor with the same content, so that the work can be divided.
+
+        To be called in the same order on every rank, and before any piece is asked for.
+        """
         storage = tensor.untyped_storage()
         self._alike[storage._cdata] = storage  # kept, since a number is only unique while its object lives
 
@@ -91,20 +91,32 @@ class Shares:
 
     def pieces(self, storages: Sequence[Storage], rank: int, world_size: int) -> Iterator[tuple[int, Piece]]:
         """Yield what a rank writes: the storage's key, and the piece."""
-        import torch
-
-        alike = [storage for storage in storages if self.kind(storage.source) == "alike"]
-        ranges = even_ranges([storage.size_bytes for storage in alike], rank, world_size)
-        mine = {storage.key: span for storage, span in zip(alike, ranges, strict=True)}
         for storage in storages:
-            start, end = mine.get(storage.key, (0, storage.size_bytes if rank == 0 else 0))
-            if storage.source._cdata in self._split:
-                for piece in self._split[storage.source._cdata][1]():
-                    if piece.size_bytes:
-                        yield storage.key, piece
-            elif start < end:
-                flat = torch.empty(0, dtype=torch.uint8, device=storage.source.device).set_(storage.source)
-                yield storage.key, Piece(start, flat[start:end])
+            split = self._split.get(storage.source._cdata)
+            found = split[1]() if split else self.region_of(storage.source, rank, world_size)
+            yield from ((storage.key, piece) for piece in found if piece.size_bytes)
+
+    def region_of(self, storage: torch.UntypedStorage, rank: int, world_size: int) -> Sequence[Piece]:
+        """Return what a rank writes of a storage that is not split: none or one piece, always the same."""
+        if storage._cdata not in self._alike:
+            self._regions.setdefault(storage._cdata, _all_of(storage) if rank == 0 else _Kept(storage, []))
+        elif storage._cdata not in self._regions:
+            kept = [*self._alike.values()]
+            spans = even_ranges([one.nbytes() for one in kept], rank, world_size)
+            for one, (start, end) in zip(kept, spans, strict=True):
+                self._regions[one._cdata] = _Kept(one, [Piece(start, region(one, start, end))])
+        return self._regions[storage._cdata].pieces
+
+
+class _Kept(NamedTuple):
+    """Pieces of a storage, which is kept, since a number is only unique while its object lives."""
+
+    storage: torch.UntypedStorage
+    pieces: Sequence[Piece]
+
+
+def _all_of(storage: torch.UntypedStorage) -> _Kept:
+    return _Kept(storage, [Piece(0, region(storage, 0, storage.nbytes()))])
 
 
 def even_ranges(sizes: Sequence[int], rank: int, world_size: int) -> list[tuple[int, int]]:

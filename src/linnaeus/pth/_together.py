@@ -15,21 +15,23 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from zlib_ng import zlib_ng
 
-from linnaeus.errors import InsufficientSpaceError, SaveError
+from linnaeus.errors import InsufficientSpaceError, SaveError, TornSaveError
 from linnaeus.files import (
     Recycled,
     commit,
+    fsync_directory,
     fsync_file,
     is_out_of_space,
     remove_file,
     require_space,
+    reserve,
     temporary_name,
 )
 from linnaeus.pth._archiver import Parts, archive
@@ -37,53 +39,81 @@ from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._emit import RefusedError, Storage
 from linnaeus.pth._layout import directory
 from linnaeus.pth._memory import memory_of
-from linnaeus.pth._save_together import Ranks
-from linnaeus.pth._shares import Piece, Shares, Sum, joined, packed, unpacked
-from linnaeus.pth._write import PIECE_BYTES, reserve, write_all
+from linnaeus.pth._save_together import Held, Ranks
+from linnaeus.pth._shares import Shares, Sum, joined, packed, unpacked
+from linnaeus.pth._write import PIECE_BYTES, write_all
 
+_ANNOUNCE = "Call CheckpointManager.before_mutation() before changing parameters or optimizer state."
 _NOT_SHARED = "One file for all ranks needs a directory that all of them share."
 
 
 class Session:
     """One save, seen from one rank."""
 
-    def __init__(self, final: Path, shares: Shares, ranks: Ranks, *, durable: bool) -> None:
+    def __init__(
+        self,
+        final: Path,
+        shares: Shares,
+        ranks: Ranks,
+        *,
+        durable: bool,
+        held: Held | None,
+        torn: str | None,
+        publish: Callable[[Path], None] | None,
+    ) -> None:
         self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
+        self._held, self._publish = held, publish or self._commit
         self._temporary: Path | None = None
+        self._torn = torn and self._on_this_rank(torn)
 
-    def write(self, obj: Any, about: Mapping[str, Any], recycled: Recycled | None) -> None:
-        """Write this rank's pieces; return when the whole file is committed."""
-        with self._told(), collection_paused():
-            parts = archive(obj, about)
-        storages = [content for content in parts.contents if isinstance(content, Storage)]
+    def write(self, obj: Any, about: Mapping[str, Any], recycled: Recycled | None) -> int:
+        """Write this rank's pieces; return the size of the whole file when it is committed."""
+        parts, plan = self._lay_out(obj, about, recycled)
+        self._temporary = Path(plan["temporary"])
+        storages, offsets = _storages(parts), _offsets(parts)
+        # Other ranks' pickles may be of another length, since plain values may differ.
+        shift = plan["first"] - offsets[0] if storages else 0
+        said = self._ranks.agree(
+            f"writing {self._final}",
+            lambda: self._write_pieces(storages, [offset + shift for offset in offsets]),
+            merge=_all_said,
+            conclude=lambda said: self._end(parts, said),
+        )
+        if said["torn"]:
+            raise TornSaveError(path=str(self._final), problem=said["torn"][0], advice=_ANNOUNCE)
+        return int(said["size_bytes"])
+
+    def _lay_out(
+        self, obj: Any, about: Mapping[str, Any], recycled: Recycled | None
+    ) -> tuple[Parts, Mapping[str, Any]]:
+        """Agree on the places of everything; return them and what rank 0 says of the temporary file."""
+        made: list[Parts] = []
+
+        def act() -> dict[str, Any]:
+            with self._told(), collection_paused():
+                made.append(archive(obj, about))
+            return {"digest": self._digest(_storages(made[0])), "rank": self._ranks.rank, "odd": []}
+
         plan = self._ranks.agree(
             f"laying out {self._final}",
-            lambda: {"digest": self._digest(storages), "rank": self._ranks.rank, "odd": []},
+            act,
             merge=_same,
-            conclude=lambda said: self._begin(parts, said["odd"], recycled),
+            conclude=lambda said: self._begin(made[0], said["odd"], recycled),
         )
-        self._temporary = Path(plan["temporary"])
-        # Other ranks' pickles may be of another length, since plain values may differ.
-        shift = plan["first"] - _offsets(parts)[0] if storages else 0
-        offsets = [offset + shift for offset in _offsets(parts)]
-        self._ranks.agree(
-            f"writing {self._final}",
-            lambda: packed(self._pieces(storages, offsets)),
-            merge=lambda many: packed(joined(sums for one in many for sums in unpacked(one))),
-            conclude=lambda sums: self._end(parts, unpacked(sums)),
-        )
+        return made[0], plan
 
     def _digest(self, storages: Sequence[Storage]) -> str:
         """Return what all ranks must have in common."""
         kinds = [(storage.size_bytes, self._shares.kind(storage.source)) for storage in storages]
-        return hashlib.sha256(f"{sys.byteorder} {kinds}".encode()).hexdigest()
+        return hashlib.sha256(f"{sys.byteorder} {self._final.name} {kinds}".encode()).hexdigest()
 
     def _begin(self, parts: Parts, odd: Sequence[int], recycled: Recycled | None) -> dict[str, Any]:
         if odd:
             raise SaveError(
                 path=str(self._final),
-                problem=f"ranks {', '.join(map(str, odd[:16]))} hold other tensors than rank 0",
-                advice="Every rank must save the same parts with the same names and shapes.",
+                problem=f"ranks {', '.join(map(str, odd[:16]))} hold other tensors than rank 0,"
+                " or are at another step",
+                advice="Every rank must save the same parts, with the same names and shapes, at one step.",
             )
         self._temporary = recycled.path if recycled else temporary_name(self._final)
         with self._told():
@@ -93,39 +123,75 @@ class Session:
                 reserve(descriptor, parts.size_bytes)
         return {"temporary": str(self._temporary), "first": next(iter(_offsets(parts)), 0)}
 
-    def _pieces(self, storages: Sequence[Storage], offsets: Sequence[int]) -> Iterator[Sum]:
-        """Write this rank's pieces and yield their checksums."""
+    def _write_pieces(self, storages: Sequence[Storage], offsets: Sequence[int]) -> dict[str, Any]:
+        """Write what is this rank's, and wait until it is on disk; return what to tell rank 0."""
         assert self._temporary is not None  # noqa: S101 - set when the layout was agreed on
-        pieces = self._shares.pieces(storages, self._ranks.rank, self._ranks.world_size)
-        with self._told(), _open(self._temporary, os.O_RDWR) as descriptor:
-            for key, piece in pieces:
-                crc32 = _write(descriptor, piece, offsets[key] + piece.start)
-                yield Sum(key, piece.start, piece.size_bytes, crc32)
-        if self._durable:  # on a filesystem of several machines each must do so for what it wrote
-            with self._told():
-                fsync_file(self._temporary)
+        sums: list[Sum] = []
+        if self._torn is None:
+            with self._noting_torn(), self._told():
+                sums = self._copy_out(storages, offsets)
+                if self._durable:  # on a filesystem of several machines each must do so for what it wrote
+                    fsync_file(self._temporary)
+        return {"sums": packed(sums), "torn": [self._torn] if self._torn else []}
 
-    def _end(self, parts: Parts, sums: Sequence[Sum]) -> None:
-        """Write everything that is no payload of a storage, and commit."""
+    def _copy_out(self, storages: Sequence[Storage], offsets: Sequence[int]) -> list[Sum]:
         assert self._temporary is not None  # noqa: S101 - set when the layout was agreed on
-        crc32s = self._complete(parts, sums)
-        with self._told():
-            with _open(self._temporary, os.O_RDWR) as descriptor:
-                for entry, content, crc32 in zip(parts.entries, parts.contents, crc32s, strict=True):
-                    write_all(descriptor, memoryview(entry.header), entry.header_offset)
-                    if isinstance(content, bytes):
-                        write_all(descriptor, memoryview(content), entry.offset)
-                    write_all(
-                        descriptor, memoryview(entry.descriptor(crc32)), entry.offset + entry.size_bytes
-                    )
-                write_all(descriptor, memoryview(directory(parts.entries, crc32s)), parts.entries[-1].end)
-            commit(self._temporary, self._final, durable=self._durable)
+        sums, crc32s = [], {}
+        pieces = self._shares.pieces(storages, self._ranks.rank, self._ranks.world_size)
+        with _open(self._temporary, os.O_RDWR) as descriptor:
+            for key, piece in pieces:
+                storage = piece.source.untyped_storage()
+                memory = self._held.pieces(storage) if self._held else _memory(piece.source)
+                crc32 = _write(descriptor, memory, offsets[key] + piece.start)
+                crc32s[storage._cdata] = crc32
+                sums.append(Sum(key, piece.start, piece.size_bytes, crc32))
+        if self._held is not None:
+            self._held.finish()  # nobody need wait for the disk
+            self._held.require_same(crc32s)
+        return sums
+
+    @contextlib.contextmanager
+    def _noting_torn(self) -> Iterator[None]:
+        """Keep that something did not hold still, until all ranks are told."""
+        try:
+            yield
+        except TornSaveError as error:
+            self._torn = self._on_this_rank(error.problem)
+
+    def _on_this_rank(self, problem: str) -> str:
+        return f"{problem} (rank {self._ranks.rank})"
+
+    def _end(self, parts: Parts, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Write everything that is no payload of a storage, and commit; nothing of it if a rank's is torn."""
+        assert self._temporary is not None  # noqa: S101 - set when the layout was agreed on
+        if not said["torn"]:
+            crc32s = self._complete(parts, unpacked(said["sums"]))
+            with self._told():
+                self._write_rest(self._temporary, parts, crc32s)
+                self._publish(self._temporary)
+        return {"torn": said["torn"], "size_bytes": parts.size_bytes}
+
+    def _write_rest(self, temporary: Path, parts: Parts, crc32s: Sequence[int]) -> None:
+        with _open(temporary, os.O_RDWR) as descriptor:
+            for entry, content, crc32 in zip(parts.entries, parts.contents, crc32s, strict=True):
+                write_all(descriptor, memoryview(entry.header), entry.header_offset)
+                if isinstance(content, bytes):
+                    write_all(descriptor, memoryview(content), entry.offset)
+                write_all(descriptor, memoryview(entry.descriptor(crc32)), entry.offset + entry.size_bytes)
+            write_all(descriptor, memoryview(directory(parts.entries, crc32s)), parts.entries[-1].end)
+        if self._durable:
+            fsync_file(temporary)
+
+    def _commit(self, temporary: Path) -> None:
+        commit(temporary, self._final, durable=False)
+        if self._durable:
+            fsync_directory(self._final.parent)  # a power loss must not forget the name
 
     def _complete(self, parts: Parts, sums: Sequence[Sum]) -> list[int]:
         """Return each record's CRC-32, having checked that every byte of every storage was written once."""
         whole = {one.key: one.crc32 for one in sums if one.start == 0}
         written = sorted((one.key, one.start, one.size_bytes) for one in sums)
-        storages = [content for content in parts.contents if isinstance(content, Storage)]
+        storages = _storages(parts)
         if written != [(storage.key, 0, storage.size_bytes) for storage in storages if storage.size_bytes]:
             raise SaveError(
                 path=str(self._final),
@@ -176,6 +242,18 @@ def _same(said: list[Any]) -> Any:
     return first | {"odd": odd}
 
 
+def _all_said(said: list[Any]) -> dict[str, Any]:
+    """Merge what ranks say of their writing: neighbouring checksums, and who was torn."""
+    return {
+        "sums": packed(joined(one for each in said for one in unpacked(each["sums"]))),
+        "torn": [one for each in said for one in each["torn"]][:1],
+    }
+
+
+def _storages(parts: Parts) -> list[Storage]:
+    return [content for content in parts.contents if isinstance(content, Storage)]
+
+
 def _offsets(parts: Parts) -> list[int]:
     return [
         entry.offset
@@ -193,10 +271,10 @@ def _open(path: Path, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _write(descriptor: int, piece: Piece, position: int) -> int:
+def _write(descriptor: int, memory: Iterable[memoryview], position: int) -> int:
     """Write a piece and return its CRC-32."""
     crc32 = 0
-    for part in _memory(piece.source):
+    for part in memory:
         crc32 = zlib_ng.crc32(part, crc32)
         write_all(descriptor, part, position)
         position += len(part)

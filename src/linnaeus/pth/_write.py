@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from zlib_ng import zlib_ng
 
+from linnaeus.files import reserve
 from linnaeus.pth._emit import Storage
 from linnaeus.pth._layout import Entry, directory
 from linnaeus.pth._memory import memory_of
@@ -25,7 +26,6 @@ from linnaeus.pth._memory import memory_of
 PIECE_BYTES = 1 << 20
 # What is smaller is copied next to its neighbours and written with them.
 _SMALL_BYTES = 64 << 10
-_NO_PREALLOCATION = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 Content = bytes | Storage
 # Yields a storage's bytes in order; a piece may be read until the next one is asked for.
@@ -60,17 +60,6 @@ def write_archive(
     writer.gather(entries[-1].end, size_bytes, directory(entries, crc32s))
     writer.flush()
     return crc32s
-
-
-def reserve(descriptor: int, size_bytes: int) -> None:
-    """Give a file its size and its room on the disk."""
-    if os.fstat(descriptor).st_size > size_bytes:
-        os.ftruncate(descriptor, size_bytes)
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in _NO_PREALLOCATION:
-            raise
 
 
 class _Writer:

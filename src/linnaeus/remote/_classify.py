@@ -48,7 +48,10 @@ _PATTERNS: tuple[tuple[Failure, str], ...] = (
         r"|you must use bucket|InvalidAccessKeyId|SignatureDoesNotMatch|StatusCode: 40[13]",
     ),
     (Failure.UNKNOWN_REMOTE, r"didn't find section in config file|didn't find backend"),
-    (Failure.MISSING_BUCKET, r"bucket (name )?not found|no such bucket|directory not found|NoSuchBucket"),
+    (
+        Failure.MISSING_BUCKET,
+        r"bucket (name )?not found|no such bucket|directory not found|NoSuchBucket|bad_bucket_id",
+    ),
     (Failure.MISSING_FILE, r"object not found|NoSuchKey"),
     (
         Failure.NOT_WRITABLE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,9 @@ from linnaeus.errors import (
     SaveError,
 )
 from linnaeus.remote._classify import Failure, classify, last_words
+
+_CLOCK_IS_WRONG = re.compile(r"RequestTimeTooSkewed|certificate has expired or is not yet valid")
+_SET_THE_CLOCK = "Set this machine's clock: the bucket refuses requests of another time."
 
 _log = logging.getLogger(__name__)
 
@@ -80,5 +84,5 @@ class Failures:
     def error(self, kind: type[RemoteError], operation: str, attempts: int, words: str) -> RemoteError:
         """Return an error of a kind that is known already."""
         said = redact(words, self.secrets)
-        advice = _ADVICE.get(kind)
+        advice = _SET_THE_CLOCK if _CLOCK_IS_WRONG.search(said) else _ADVICE.get(kind)
         return kind(remote=self.place, operation=operation, attempts=attempts, tail=said, advice=advice)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from linnaeus.config import BucketConfig, OutputBucketConfig, secrets_in_environment
 from linnaeus.errors import ConfigError, RemoteAuthError
+from linnaeus.remote._failures import Failures
+from linnaeus.remote._large_files import LargeFiles
 from linnaeus.remote._program import current_environment
 from linnaeus.remote._protocol import Remote
 from linnaeus.remote._rclone import LOCAL_ROOT, Deadlines, RcloneRemote
@@ -68,7 +70,7 @@ def _open(bucket: BucketConfig) -> RcloneRemote:
     place = f"bucket {bucket.NAME}{under}"
     settings = _b2_settings(bucket, place)
     opened = _remote(bucket, place, f"{_B2_REMOTE}:{bucket.NAME}", settings=settings)
-    return replace(opened, keeps_versions=True)
+    return replace(opened, keeps_versions=True, large_files=_large_files(bucket, opened))
 
 
 def open_website(folder: str, bucket: BucketConfig) -> Remote:
@@ -108,6 +110,20 @@ def _remote(
         settings=settings,
         secrets=[*secrets, *secrets_in_environment()],
         uses_config_file=uses_config_file,
+    )
+
+
+def _large_files(bucket: BucketConfig, opened: RcloneRemote) -> LargeFiles:
+    prefix = f"RCLONE_CONFIG_{_B2_REMOTE.upper()}_"
+    return LargeFiles(
+        key_id=opened.settings[f"{prefix}ACCOUNT"],
+        key=opened.settings[f"{prefix}KEY"],
+        endpoint=bucket.ENDPOINT,
+        bucket=bucket.NAME,
+        prefix=bucket.PATH_PREFIX,
+        seconds=bucket.CONNECT_TIMEOUT_SECONDS + bucket.IDLE_TIMEOUT_SECONDS,
+        retry=opened.retry,
+        failures=Failures(opened.place, opened.secrets),
     )
 
 

@@ -58,10 +58,10 @@ class Session(Protocol):
         """What to call this place in messages."""
 
     def files(self) -> list[RemoteFile]:
-        """Return all files directly in this place, by name, without digests.
+        """Return all files directly in this place, by name, without digests; none where nothing was ever put.
 
         Raises:
-            RemoteNotFoundError: There is no such bucket or folder.
+            RemoteNotFoundError: There is no such bucket.
         """
 
     def files_and_folders(self) -> tuple[list[RemoteFile], list[str]]:
@@ -99,14 +99,12 @@ class Session(Protocol):
     def versions(self, name: str) -> list[RemoteFile]:
         """Return the hidden older versions of a file, each under a name that `read` and `delete` take.
 
-        Of a bucket that keeps none, or shows none, there are none.
+        Never the one that is to be seen, nor uploads that were not ended. Where a bucket keeps none, or
+        shows none, there are none.
         """
 
     def delete(self, name: str) -> None:
         """Delete one file, or one version, for good; one that is already gone is fine."""
-
-    def drop_unfinished(self) -> None:
-        """Drop the uploads to this place that were begun and not ended, where the bucket keeps such."""
 
     def stop(self) -> None:
         """End it at once, from any thread: whatever is under way fails."""
@@ -154,13 +152,23 @@ class Remote(Protocol):
     def digest_of(self, path: Path, algorithm: str) -> str:
         """Return the hex digest of a local file, computed as calmly as files are transferred."""
 
-    def send(self, source: Path, name: str, *, progress: Progress | None = None) -> None:
+    def send(self, source: Path, name: str, *, progress: Progress | None = None, mark: str = "") -> None:
         """Copy one local file to `name`, replacing what is there.
 
-        What `progress` raises ends it.
+        Args:
+            source: The file.
+            name: What it is called here.
+            progress: What this raises ends it.
+            mark: Whose upload it is, for `drop_unfinished`.
 
         Raises:
             RemoteNotFoundError: There is no such bucket; none is made.
+        """
+
+    def drop_unfinished(self, mark: str) -> list[str]:
+        """Drop the uploads to this place with this mark that were begun and never ended; return their names.
+
+        Those of anybody else stay. Where a bucket keeps none, or shows none, there are none.
         """
 
     def session(self) -> AbstractContextManager[Session]:

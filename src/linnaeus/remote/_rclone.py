@@ -27,6 +27,7 @@ from linnaeus.remote._daemon import Daemon, DaemonError
 from linnaeus.remote._download import Download
 from linnaeus.remote._failures import Failures
 from linnaeus.remote._journal import forget
+from linnaeus.remote._large_files import LargeFiles, mark_header
 from linnaeus.remote._program import child_environment, current_environment, find_program
 from linnaeus.remote._protocol import Downloaded, Progress, RemoteFile, Session, Transfer
 from linnaeus.remote._retry import Retry
@@ -67,6 +68,7 @@ class RcloneRemote:
         keeps_versions: Whether the bucket is one of Backblaze B2 by the settings, and keeps what is replaced.
         in_background: Whether all other work on this machine goes first.
         megabytes_per_second: How fast to transfer; 0 for no limit.
+        large_files: The bucket's uploads that were not ended, where it keeps such.
     """
 
     place: str
@@ -81,6 +83,7 @@ class RcloneRemote:
     keeps_versions: bool = False
     in_background: bool = False
     megabytes_per_second: float = 0.0
+    large_files: LargeFiles | None = None
 
     @property
     def root(self) -> str:
@@ -166,7 +169,7 @@ class RcloneRemote:
             raise self._failures.error(RemoteNotFoundError, operation, 1, f"{path} is gone")
         return found[algorithm]
 
-    def send(self, source: Path, name: str, *, progress: Progress | None = None) -> None:
+    def send(self, source: Path, name: str, *, progress: Progress | None = None, mark: str = "") -> None:
         """Copy one file there; see `Remote.send`."""
         # Asked first, because rclone would make a bucket whose name is mistyped.
         self._call(
@@ -183,7 +186,12 @@ class RcloneRemote:
             progress,
             path=f"{name} in {self.place}",
             hashed_bytes=size_bytes,
+            headers=[mark_header(mark)] if mark and self.large_files else [],
         )
+
+    def drop_unfinished(self, mark: str) -> list[str]:
+        """Drop uploads that were not ended; see `Remote.drop_unfinished`."""
+        return self.large_files.cancel(mark) if self.large_files else []
 
     @contextlib.contextmanager
     def session(self) -> Iterator[RcloneSession]:
@@ -231,6 +239,7 @@ class RcloneRemote:
         *,
         path: str,
         hashed_bytes: int = 0,
+        headers: Sequence[str] = (),
     ) -> None:
         parameters = {
             "srcFs": source[0],
@@ -243,7 +252,13 @@ class RcloneRemote:
         }
         observe = _observer(source[1], progress)
         self._call(
-            operation, "operations/copyfile", parameters, observe, path=path, hashed_bytes=hashed_bytes
+            operation,
+            "operations/copyfile",
+            parameters,
+            observe,
+            path=path,
+            hashed_bytes=hashed_bytes,
+            options=[f"--header-upload={header}" for header in headers],
         )
 
     def _call(
@@ -255,10 +270,11 @@ class RcloneRemote:
         *,
         path: str | None = None,
         hashed_bytes: int = 0,
+        options: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Run one remote-control command, with retries, and return its answer."""
         environment = current_environment()
-        arguments = self._arguments(find_program(environment), command, parameters)
+        arguments = [*self._arguments(find_program(environment), command, parameters), *options]
         child = child_environment(environment, self.settings)
         started = time.monotonic()
 

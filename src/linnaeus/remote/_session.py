@@ -71,15 +71,26 @@ class RcloneSession:
         return 2 * self.idle_seconds + _WAITING_SECONDS
 
     def files(self) -> list[RemoteFile]:
-        """Return all files directly in this place, by name; see `Remote.files`."""
-        parameters = {"fs": self.root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
-        answer = self._call("listing", "operations/list", parameters)
-        return sorted((remote_file(entry) for entry in answer["list"] or ()), key=lambda file: file.name)
+        """Return all files directly in this place, by name; see `Session.files`."""
+        try:
+            entries = self._list(self.prefix.rstrip("/"))
+        except RemoteNotFoundError:
+            self._list("")  # a folder that nothing was put into is told from a bucket that is not there
+            return []
+        return sorted((remote_file(entry) for entry in entries), key=lambda file: file.name)
+
+    def _list(self, folder: str, options: Mapping[str, bool] = LISTING) -> Sequence[Mapping[str, Any]]:
+        parameters = {"fs": self.root, "remote": folder, "opt": options}
+        found: Sequence[Mapping[str, Any]] = self._call("listing", "operations/list", parameters)["list"]
+        return found or ()
 
     def files_and_folders(self) -> tuple[list[RemoteFile], list[str]]:
         """Return what is directly in this place; see `Session.files_and_folders`."""
-        parameters = {"fs": self.root, "remote": self.prefix.rstrip("/"), "opt": {"noMimeType": True}}
-        found = self._call("listing", "operations/list", parameters)["list"] or ()
+        try:
+            found = self._list(self.prefix.rstrip("/"), {"noMimeType": True})
+        except RemoteNotFoundError:
+            self._list("")  # as above
+            return [], []
         files = [remote_file(entry) for entry in found if not entry["IsDir"]]
         return sorted(files, key=lambda file: file.name), sorted(e["Name"] for e in found if e["IsDir"])
 
@@ -132,10 +143,8 @@ class RcloneSession:
         if not self.versioned_root:
             return []
         parameters = {"fs": self.versioned_root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
-        stem, dot, suffix = name.rpartition(".")
-        pattern = re.compile(re.escape(stem) + _VERSION + re.escape(dot + suffix))
         answer = self._call("listing of versions", "operations/list", parameters)
-        return [remote_file(entry) for entry in answer["list"] or () if pattern.fullmatch(entry["Name"])]
+        return hidden_versions(name, [remote_file(entry) for entry in answer["list"] or ()])
 
     def delete(self, name: str) -> None:
         """Delete one file or version for good; see `Session.delete`."""
@@ -144,14 +153,6 @@ class RcloneSession:
             self._call(f"deleting {name}", "operations/deletefile", parameters)
         except RemoteNotFoundError:
             return
-
-    def drop_unfinished(self) -> None:
-        """Drop the uploads that were not ended; see `Session.drop_unfinished`."""
-        if self.versioned_root:
-            place = f"{self.root}{self.prefix}"
-            options = {"max-age": "0s"}
-            parameters = {"command": "cleanup", "fs": place, "opt": options}
-            self._call("dropping unfinished uploads", "backend/command", parameters)
 
     def stop(self) -> None:
         """End it now; see `Session.stop`."""
@@ -214,12 +215,12 @@ class RcloneSession:
         return self.retry.run(attempt, worth_retrying)
 
     def _failed(self, operation: str, attempts: int, said: str, since: float) -> LinnaeusError:
-        if _NO_CODE in said and self.renewal.may_help(since, self._list):
+        if _NO_CODE in said and self.renewal.may_help(since, self._sign_in_anew):
             return self.failures.error(RemoteError, operation, attempts, said)
         return self.failures.meaning(1, [said], operation, attempts)
 
-    def _list(self) -> None:
-        self._call("listing", "operations/list", {"fs": self.root, "remote": self.prefix, "opt": LISTING})
+    def _sign_in_anew(self) -> None:
+        self._list(self.prefix.rstrip("/"))
 
     def _silent(self, operation: str, attempts: int, error: Exception) -> RemoteError:
         kind = RemoteTimeoutError if isinstance(error, TimeoutError) else RemoteError
@@ -249,6 +250,21 @@ class Pace:
         too_few = self._num_bytes < TRICKLE_BYTES_PER_SECOND * seconds
         self._since, self._num_bytes = self._clock(), 0
         return too_few
+
+
+def hidden_versions(name: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """Return which of a bucket's files with all their versions are hidden older ones of a name. Pure.
+
+    The newest of a name is listed under the name itself, the others with their time. An upload that was not
+    ended is listed too, without a size; where it is the newest, what is to be seen has a time as well, and
+    is the first of those.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    pattern = re.compile(re.escape(stem) + _VERSION + re.escape(dot + suffix))
+    timed = [file for file in files if pattern.fullmatch(file.name) and file.size_bytes]
+    timed.sort(key=lambda file: file.name, reverse=True)
+    begun = any(file.name == name and not file.size_bytes for file in files)
+    return timed[1:] if begun else timed
 
 
 def remote_file(entry: Mapping[str, Any]) -> RemoteFile:

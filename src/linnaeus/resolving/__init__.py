@@ -8,8 +8,8 @@ looked at. A name may be held to one content, by `@sha256:…` or by a lock file
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from linnaeus.resolving._identifier import check_name, is_absolute
-from linnaeus.resolving._look import all_there, describe, describe_there, sharded_there
+from linnaeus.resolving._identifier import check_name, is_absolute, text_of
+from linnaeus.resolving._look import all_there, describe, describe_there, is_only_there, sharded_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from linnaeus.resolving._fetch import fetch_from
     from linnaeus.resolving._fetch_sharded import fetch_sharded
     from linnaeus.resolving._locking import lock, names_in
-    from linnaeus.resolving._pins import read_lock
+    from linnaeus.resolving._pins import read_lock, split_pin
     from linnaeus.resolving._together import resolve_together
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "fetch_from",
     "fetch_sharded",
     "is_absolute",
+    "is_only_there",
     "lock",
     "names_in",
     "plan_eviction",
@@ -49,6 +50,8 @@ __all__ = [
     "resolve_in",
     "resolve_together",
     "sharded_there",
+    "split_pin",
+    "text_of",
     "verify_cache",
 ]
 
@@ -66,6 +69,7 @@ _LATER = {
     "lock": "_locking",
     "names_in": "_locking",
     "read_lock": "_pins",
+    "split_pin": "_pins",
     "resolve_together": "_together",
 }
 

@@ -13,6 +13,20 @@ _GLOBS = "*?[]{}"
 _LONGEST_NAME_BYTES = 255
 
 
+def text_of(identifier: object) -> str:
+    """Return an identifier, or the path that stands for one, as text.
+
+    Raises:
+        IdentifierError: It is neither.
+    """
+    if isinstance(identifier, (str, os.PathLike)):
+        text = os.fspath(identifier)
+        if isinstance(text, str):
+            return text
+    given = "None: nothing is named" if identifier is None else type(identifier).__name__
+    raise IdentifierError(identifier=str(identifier), reason=f"it is neither text nor a path, but {given}")
+
+
 def is_absolute(identifier: str) -> bool:
     """Tell whether an identifier is an absolute path."""
     return identifier.startswith("/")

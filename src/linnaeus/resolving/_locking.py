@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from linnaeus import pth
 from linnaeus.files import write_text
+from linnaeus.resolving._identifier import is_absolute
 from linnaeus.resolving._pins import LOCK_NAME, Locked, lock_text, split_pin
 from linnaeus.resolving._records import record_of, sha256_of
 from linnaeus.resolving._resolve import resolve_in
@@ -32,12 +34,15 @@ def _names(cfg: Config) -> Iterator[str]:
         yield cfg.TRAIN.RESUME
 
 
-def lock(cfg: Config, config_path: Path, *, progress: Progress | None = None) -> dict[str, Locked]:
+def lock(
+    cfg: Config, config_path: Path, *, also: Iterable[str] = (), progress: Progress | None = None
+) -> dict[str, Locked]:
     """Resolve every name of a config anew and write `linnaeus.lock` beside it.
 
     Args:
         cfg: The config; a lock file that it was held to so far is not heeded.
         config_path: Its file.
+        also: What else it names in effect, as the sources of a recipe of its own.
         progress: Called now and then while files are fetched.
 
     Returns:
@@ -46,19 +51,26 @@ def lock(cfg: Config, config_path: Path, *, progress: Progress | None = None) ->
     Raises:
         LinnaeusError: One of them can't be had, as `resolve`; the lock file stays as it was.
     """
-    entries = dict(_locked(identifier, cfg, progress) for identifier in names_in(cfg))
+    entries: dict[str, Locked] = {}
+    for identifier in dict.fromkeys([*names_in(cfg), *also]):
+        entries |= _locked(identifier, cfg, progress)
     write_text(config_path.with_name(LOCK_NAME), lock_text(entries))
     return entries
 
 
-def _locked(identifier: str, cfg: Config, progress: Progress | None) -> tuple[str, Locked]:
+def _locked(identifier: str, cfg: Config, progress: Progress | None) -> dict[str, Locked]:
+    """Return what one identifier stands for, and what the files that it is an index of are."""
     place = cfg.ENV.INPUT
     name, _ = split_pin(identifier)
     found = _resolve(identifier, str(place.CACHE_DIR), cfg, progress)
     known = record_of(found)
     source = known.source if known is not None else None
     digest = sha256_of(found)
-    return name, Locked(found.stat().st_size, digest, source or _where(found, Path(place.CACHE_DIR)))
+    where = source or _where(found, Path(place.CACHE_DIR))
+    entries = {name: Locked(found.stat().st_size, digest, where)}
+    for part in pth.describe(found).keys if found.name.endswith(pth.INDEX_SUFFIX) else ():
+        entries |= _locked(str(found.with_name(part)) if is_absolute(name) else part, cfg, progress)
+    return entries
 
 
 def _resolve(identifier: str, cache_dir: str, cfg: Config, progress: Progress | None) -> Path:

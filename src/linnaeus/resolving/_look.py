@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linnaeus.errors import CheckpointNotFoundError
-from linnaeus.resolving._identifier import is_absolute
-from linnaeus.resolving._resolve import resolve_in
+from linnaeus.errors import CheckpointNotFoundError, CorruptCheckpointError
+from linnaeus.resolving._identifier import check_name, is_absolute
+from linnaeus.resolving._pins import split_pin
+from linnaeus.resolving._resolve import resolve
 
 if TYPE_CHECKING:
     from linnaeus.config import Config
@@ -29,18 +30,33 @@ def describe(identifier: str, cfg: Config) -> Description:
     from linnaeus.remote import open_remote
 
     place = cfg.ENV.INPUT
-    cache_dir, bucket = str(place.CACHE_DIR), place.BUCKET
-    if is_absolute(identifier) or Path(cache_dir, identifier).exists() or not bucket.ENABLED:
-        return pth.describe(resolve_in(identifier, cache_dir, bucket))
-    with open_remote(bucket).session() as session:
-        known = sharded_there(session, identifier) or session.stat(identifier)
+    if not is_only_there(identifier, cfg):
+        return pth.describe(resolve(identifier, cfg))
+    name, _ = split_pin(identifier)
+    with open_remote(place.BUCKET).session() as session:
+        known = sharded_there(session, name) or session.stat(name)
         if known is None:
-            raise CheckpointNotFoundError(identifier=identifier, places=[f"not in {session.place}"])
-        return describe_there(session, identifier, known.size_bytes)
+            raise CheckpointNotFoundError(identifier=name, places=[f"not in {session.place}"])
+        return describe_there(session, name, known.size_bytes)
+
+
+def is_only_there(identifier: str, cfg: Config) -> bool:
+    """Tell whether a checkpoint, if there is one, is in the bucket alone, where it can be looked into.
+
+    Raises:
+        IdentifierError: The identifier names nothing.
+    """
+    place = cfg.ENV.INPUT
+    if is_absolute(identifier) or "://" in identifier or place.OFFLINE or not place.BUCKET.ENABLED:
+        return False
+    name, _ = split_pin(identifier)
+    return not Path(place.CACHE_DIR, check_name(name)).exists()
 
 
 def describe_there(session: Session, name: str, size_bytes: int) -> Description:
     """Return what a file of a bucket holds, from a few ranges of it.
+
+    What seems damaged is read again: damage on the way must not count as damage in the bucket.
 
     Raises:
         CheckpointInvalidError: It is no checkpoint, or visibly damaged.
@@ -50,7 +66,14 @@ def describe_there(session: Session, name: str, size_bytes: int) -> Description:
 
     if name.endswith(pth.SHARDED):
         return _sharded(session, name)
-    return pth.glance(name, size_bytes, lambda start, length: session.read(name, start, length))
+
+    def read(start: int, length: int) -> bytes:
+        return session.read(name, start, length)
+
+    try:
+        return pth.glance(name, size_bytes, read)
+    except CorruptCheckpointError:
+        return pth.glance(name, size_bytes, read)
 
 
 def sharded_there(session: Session, name: str) -> RemoteFile | None:
@@ -71,7 +94,7 @@ def all_there(session: Session) -> list[RemoteFile]:
     """Return all files of a place in a bucket, and all directories of shards as if they were files.
 
     Raises:
-        RemoteNotFoundError: There is no such place.
+        RemoteNotFoundError: There is no such bucket.
     """
     from linnaeus import pth
 
@@ -83,7 +106,6 @@ def all_there(session: Session) -> list[RemoteFile]:
 def _sharded(session: Session, name: str) -> Description:
     """Return what a folder of a bucket holds, from its commit file and its listing."""
     from linnaeus import pth
-    from linnaeus.errors import CorruptCheckpointError
 
     sizes = {file.name.rpartition("/")[2]: file.size_bytes for file in session.folder(name)}
     if pth.COMMIT not in sizes:

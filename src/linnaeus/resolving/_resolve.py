@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnaeus.errors import CheckpointInvalidError, CheckpointNotFoundError, CorruptCheckpointError
-from linnaeus.resolving._identifier import check_name, check_path, is_absolute
+from linnaeus.resolving._identifier import check_name, check_path, is_absolute, text_of
 from linnaeus.resolving._places import describe_cache, nearest_in
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def resolve(identifier: str | os.PathLike[str], cfg: Config, *, progress: Progre
     place = cfg.ENV.INPUT
     return Path(
         resolve_in(
-            os.fspath(identifier),
+            text_of(identifier),
             os.fspath(place.CACHE_DIR),
             place.BUCKET,
             progress=progress,
@@ -119,7 +119,11 @@ def _is_checkpoint_file(path: str) -> bool:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):  # what is fetched would not replace it
-            raise CheckpointInvalidError(path=path, problem="it is a symbolic link to nothing") from None
+            raise CheckpointInvalidError(
+                path=path,
+                problem="it is a symbolic link to nothing",
+                advice="Remove the link, and the name is fetched; or bring back what it points to.",
+            ) from None
         return False
     except OSError as error:
         raise CheckpointInvalidError(
@@ -128,7 +132,11 @@ def _is_checkpoint_file(path: str) -> bool:
     if stat.S_ISDIR(status.st_mode) and os.path.isfile(os.path.join(path, _METADATA)):
         return True
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointInvalidError(path=path, problem="it is not a file")
+        raise CheckpointInvalidError(
+            path=path,
+            problem="it is not a file",
+            advice="Move it away, and the name is free.",
+        )
     if status.st_size == 0:
         raise CorruptCheckpointError(path=path, problem="it is empty", advice="Delete it and try again.")
     return True

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from linnaeus.errors import CheckpointInvalidError, RemoteNotFoundError
+from linnaeus.errors import CheckpointInvalidError
 from linnaeus.files import set_aside
 from linnaeus.remote import Remote, RemoteFile, Session
 from linnaeus.resolving import all_there, describe_there, fetch_from, fetch_sharded
@@ -81,11 +81,7 @@ def _problem(session: Session, file: RemoteFile) -> CheckpointInvalidError | Non
 
 
 def _copies(session: Session) -> list[RemoteFile]:
-    try:
-        files = all_there(session)
-    except RemoteNotFoundError:  # nothing was ever sent there
-        return []
-    return [file for file in files if numbers_in_name(file.name) and file.name != LATEST_LINK]
+    return [file for file in all_there(session) if numbers_in_name(file.name) and file.name != LATEST_LINK]
 
 
 def _order(file: RemoteFile) -> tuple[int, int]:

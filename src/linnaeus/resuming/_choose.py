@@ -105,7 +105,7 @@ def choose_newest(directory: Path, bucket: Remote | None = None) -> Choice | Non
     if here is None and passed_over:
         raise CheckpointInvalidError(
             path=bucket.place,
-            problem=f"none of this run's copies can be used: {' '.join(passed_over)}",
+            problem=f"none of this run's copies can be used: {' '.join(passed_over).rstrip('.')}",
             advice="Name one with TRAIN.RESUME and TRAIN.AUTO_RESUME=false, or start afresh elsewhere.",
         )
     return here
@@ -142,7 +142,7 @@ def _refuse_if_all_bad(directory: Path, problems: list[str]) -> None:
         reasons = problems or [f"{path.name} was moved aside as damaged" for path in aside]
         raise CheckpointInvalidError(
             path=str(directory),
-            problem=f"none of this run's checkpoints can be used: {' '.join(reasons)}",
+            problem=f"none of this run's checkpoints can be used: {' '.join(reasons).rstrip('.')}",
             advice="Put a good one there, name one with TRAIN.RESUME and TRAIN.AUTO_RESUME=false,"
             " or move these files away to start afresh.",
         )

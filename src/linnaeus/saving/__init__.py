@@ -7,12 +7,12 @@ from linnaeus.saving._account import Account, OnSave, SaveRecord
 from linnaeus.saving._copies import Copies
 from linnaeus.saving._interval import best_interval_seconds, interval_for
 from linnaeus.saving._job import Job
-from linnaeus.saving._joint import JointJob, JointPipeline, joint_job, pipeline_of
+from linnaeus.saving._joint import JointPipeline, pipeline_of, share_now
 from linnaeus.saving._mirror import Lag, Mirror, open_mirror, rules_there
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._pretrained import write_report
 from linnaeus.saving._prune import prune
-from linnaeus.saving._push import copies_of, list_there, prune_there, push
+from linnaeus.saving._push import copies_of, list_there, not_arrived, prune_there, push
 from linnaeus.saving._retention import Candidate, Retention, Verdict, decide
 from linnaeus.saving._saver import Saver
 from linnaeus.saving._schedule import Schedule
@@ -28,7 +28,6 @@ __all__ = [
     "Candidate",
     "Copies",
     "Job",
-    "JointJob",
     "JointPipeline",
     "Lag",
     "Mirror",
@@ -50,14 +49,15 @@ __all__ = [
     "copies_of",
     "decide",
     "interval_for",
-    "joint_job",
     "list_there",
+    "not_arrived",
     "open_mirror",
     "pipeline_of",
     "prune",
     "prune_there",
     "push",
     "rules_there",
+    "share_now",
     "upload",
     "write_report",
 ]

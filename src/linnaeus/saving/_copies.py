@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from linnaeus.errors import (
     CheckpointInvalidError,
     LinnaeusError,
     RemoteConflictError,
-    RemoteNotFoundError,
 )
 from linnaeus.remote import Progress, Remote, RemoteFile, Session
 from linnaeus.resolving import all_there, describe_there, sharded_there
@@ -28,6 +27,8 @@ from linnaeus.saving._retention import Retention, decide
 from linnaeus.saving._send import delete, send
 
 _log = logging.getLogger(__name__)
+
+OWED = "not at the bucket yet"
 
 _Identity = tuple[int, int, int]
 _Version = tuple[str, int, str | None]
@@ -72,6 +73,16 @@ class Copies:
         self._same: dict[str, tuple[_Identity, _Version]] = {}
         self._described: dict[_Version, RunCheckpoint] = {}
         self._cleaned: set[str] = set()
+        self._elsewhere: Sequence[RunCheckpoint] = ()
+
+    @property
+    def run(self) -> str | None:
+        """The id by which this run's files are known; None where it isn't known."""
+        return self._run()
+
+    def choose_run(self, run_id: str) -> None:
+        """Take another run's copies for these."""
+        self._run = lambda: run_id
 
     def missing(self, session: Session) -> Waiting:
         """Return which checkpoints the bucket should have and has not.
@@ -85,20 +96,31 @@ class Copies:
         ]
         names = {c.path.name for c in local}
         elsewhere = [self._describe(session, file) for name, file in there.items() if name not in names]
-        ours = [c for c in elsewhere if self.is_ours(c)]
-        wanted = [v.checkpoint for v in decide([*local, *ours], self.retention) if v.keep]
-        absent = [
-            c
-            for c in wanted
-            if c.path.name in names and not self._has_arrived(session, c, there.get(c.path.name))
-        ]
+        self._elsewhere = [c for c in elsewhere if self.is_ours(c)]
+        absent = [c for c in self._wanted(local) if not self._has_arrived(session, c, there.get(c.path.name))]
         return Waiting(tuple(in_order(absent, self.retention)))
 
+    def _wanted(self, local: Sequence[RunCheckpoint]) -> list[RunCheckpoint]:
+        """Return which of these the bucket should have, as far as is known of what else it has."""
+        names = {c.name for c in local}
+        others = [c for c in self._elsewhere if c.name not in names]
+        verdicts = decide([*local, *others], self.retention)
+        return [v.checkpoint for v in verdicts if v.keep and v.checkpoint.name in names]
+
+    def owed(self, local: Sequence[RunCheckpoint]) -> Mapping[str, str]:
+        """Return which checkpoints the bucket should and may not have, with the reason to keep them here.
+
+        Asks nobody, in whatever thread: what is known is what was seen last.
+        """
+        wanted = self._wanted([c for c in local if c.problem is None and c.name != LATEST_LINK])
+        return {c.name: OWED for c in wanted if not self._is_known_there(c.path)}
+
+    def _is_known_there(self, path: Path) -> bool:
+        known = self._same.get(path.name)
+        return known is not None and known[0] == _identity(path)
+
     def _listed(self, session: Session) -> dict[str, RemoteFile]:
-        try:
-            files = all_there(session)
-        except RemoteNotFoundError:  # nothing was ever sent there
-            return {}
+        files = all_there(session)
         return {file.name: file for file in files if numbers_in_name(file.name) and file.name != LATEST_LINK}
 
     def _describe(self, session: Session, file: RemoteFile) -> RunCheckpoint:
@@ -115,6 +137,7 @@ class Copies:
 
     def _has_arrived(self, session: Session, local: RunCheckpoint, there: RemoteFile | None) -> bool:
         if there is None or there.size_bytes != local.size_bytes:
+            self._same.pop(local.name, None)
             return False
         identity = _identity(local.path)
         if self._same.get(local.path.name) != (identity, _version(there)):
@@ -131,17 +154,15 @@ class Copies:
         no digests have only their sizes to go by, until they are fetched.
         """
         if path.is_dir():
-            there_bytes = session.stat(f"{known.name}/{pth.COMMIT}")
-            here_bytes = (path / pth.COMMIT).read_bytes()
-            is_alike = there_bytes is not None and there_bytes.size_bytes == len(here_bytes)
-            return is_alike and session.read(f"{known.name}/{pth.COMMIT}", 0, len(here_bytes)) == here_bytes
+            name, here = f"{known.name}/{pth.COMMIT}", (path / pth.COMMIT).read_bytes()
+            there = session.stat(name)
+            is_alike = there is not None and there.size_bytes == len(here)
+            return is_alike and session.read(name, 0, len(here)) == here
         for algorithm, digest in known.digests.items():
             return self.remote.digest_of(path, algorithm) == digest
         if "/" in known.name:
             return True
-        there = describe_there(session, known.name, known.size_bytes)
-        here = pth.describe(path)
-        return (there.written, there.about, there.size_bytes) == (here.written, here.about, here.size_bytes)
+        return same_description(session, path, known)
 
     def send(self, session: Session, checkpoint: RunCheckpoint, progress: Progress | None) -> None:
         """Send one checkpoint, and prove that what stands there afterwards is it.
@@ -153,15 +174,10 @@ class Copies:
         name, started = checkpoint.path.name, time.monotonic()
         there = _known(session, name)
         if there is not None and not self.is_ours(self._describe(session, there)):
-            raise RemoteConflictError(
-                remote=self.remote.place,
-                operation=f"upload of {name}",
-                tail="another run's file has that name",
-                advice="Give this run a place of its own: ENV.OUTPUT.BUCKET.PATH_PREFIX.",
-            )
+            raise self._conflict(self._describe(session, there))
         identity = _identity(checkpoint.path)
         same = partial(self._is_same, session)
-        send(self.remote, session, checkpoint.path, name, same, progress)
+        send(self.remote, session, checkpoint.path, name, same, progress, mark=self._run() or "")
         arrived = _known(session, name)
         if arrived is not None:
             self._same[name] = identity, _version(arrived)
@@ -172,6 +188,16 @@ class Copies:
             "copied %s to %s: %d bytes in %.1f s", name, self.remote.place, checkpoint.size_bytes, seconds
         )
 
+    def _conflict(self, there: RunCheckpoint) -> RemoteConflictError:
+        own_place = "Give this run a place of its own: ENV.OUTPUT.BUCKET.PATH_PREFIX."
+        tail, advice = "another run's file has that name", own_place
+        if there.problem is not None:
+            tail = f"what stands there can't be read, so nobody knows whose it is ({there.problem.problem})"
+            advice = f"Remove it there if it is of no use, then: linnaeus push {self.directory}. {own_place}"
+        return RemoteConflictError(
+            remote=self.remote.place, operation=f"upload of {there.name}", tail=tail, advice=advice
+        )
+
     def tidy(self, session: Session) -> list[str]:
         """Remove this run's copies that no rule keeps, and what is hidden behind those that stay.
 
@@ -179,14 +205,15 @@ class Copies:
             The names that were removed.
         """
         ours = self._ours(session)
+        # First, since what is hidden behind a copy that goes would be seen again.
+        for name in ours.keys() - self._cleaned:
+            self._drop_hidden(session, name)
+            self._cleaned.add(name)
         verdicts = decide([c for c, _ in ours.values()], self.retention)
         removed = [verdict.checkpoint.path.name for verdict in verdicts if not verdict.keep]
         for name in removed:
             delete(session, name)
             _log.info("removed %s from %s: no rule keeps it", name, self.remote.place)
-        for name in ours.keys() - self._cleaned:
-            self._drop_hidden(session, name)
-            self._cleaned.add(name)
         return removed
 
     def plan(self, session: Session) -> Mapping[str, tuple[str, ...]]:
@@ -211,12 +238,23 @@ class Copies:
             if self.is_ours(self._describe(session, version)):
                 session.delete(version.name)
 
-    def drop_unfinished(self, session: Session) -> None:
-        """Drop uploads that a killed process has left unfinished; where that is not permitted they stay."""
+    def drop_unfinished(self) -> None:
+        """Drop uploads of this run that a killed process has not ended; where that is refused they stay."""
+        run = self._run()
         try:
-            session.drop_unfinished()
+            dropped = self.remote.drop_unfinished(run) if run else []
         except LinnaeusError as error:
             _log.info("unfinished uploads stay in %s: %s", self.remote.place, error)
+        else:
+            for name in dropped:
+                _log.info("dropped an unfinished upload of %s to %s", name, self.remote.place)
+
+
+def same_description(session: Session, path: Path, known: RemoteFile) -> bool:
+    """Compare a file here with one there by what both say of themselves, where no digest is kept."""
+    there = describe_there(session, known.name, known.size_bytes)
+    here = pth.describe(path)
+    return (there.written, there.about, there.size_bytes) == (here.written, here.about, here.size_bytes)
 
 
 def _version(file: RemoteFile) -> _Version:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from linnaeus.errors import LinnaeusError, SaveError
 
 if TYPE_CHECKING:
-    from linnaeus.state import Snapshot
+    from linnaeus.state import Guard, Share, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,10 @@ class Job:
     Attributes:
         path: The checkpoint's name.
         step: Optimizer steps done, for messages.
-        snapshot: The content; None when it is written.
+        snapshot: The content; None when it is written, and where ranks have a share of it each.
         about: What the file says of itself.
         protected: Names of files that retention must keep, with the reason.
+        share: What this rank has of the content; None when it is written.
     """
 
     path: Path
@@ -36,6 +37,19 @@ class Job:
     snapshot: Snapshot | None
     about: Mapping[str, Any]
     protected: Mapping[str, str]
+    share: Share | None = None
+
+    @property
+    def guard(self) -> Guard | None:
+        """Guards what of the content is the run's own."""
+        content = self.snapshot or self.share
+        return None if content is None else content.guard
+
+    def release(self, *, hold_seconds: float, no_memory_seconds: float) -> None:
+        """Return when parameters and optimizer state may be changed; likewise `Snapshot.release`."""
+        content = self.snapshot or self.share
+        if content is not None:
+            content.release(hold_seconds=hold_seconds, no_memory_seconds=no_memory_seconds)
 
 
 class AbandonedError(Exception):
@@ -104,10 +118,10 @@ class Task:
         except Exception as error:  # noqa: BLE001 - the rim: whatever it was, training is told
             self.error = _unforeseen(error, self.job.path)
         finally:
-            if self.job.snapshot is not None and self.job.snapshot.guard is not None:
-                self.job.snapshot.guard.finish()
+            if self.job.guard is not None:
+                self.job.guard.finish()
             # Here, since taking so many objects apart takes a moment that training need not wait.
-            self.job = replace(self.job, snapshot=None)
+            self.job = replace(self.job, snapshot=None, share=None)
             self.seconds = self.age_seconds
             self.cpu_seconds = time.thread_time() - cpu
             self._finished.set()

@@ -1,194 +1,325 @@
-"""Saves that all ranks of a job write together, while training waits.
+"""Saves that all ranks of a job write together, beside training: `Pipeline` with one writer on each rank.
 
-The same calls as `Pipeline`, so a run does not know how many it is. Each must be made on every rank at the
-same step. Every rank has the same outcome of a save; links and retention are rank 0's.
+The same calls as for one process, each to be made on every rank at the same step. The writers agree among
+themselves, through the job's store and in threads of their own. What became of a save is noticed at the same
+call on every rank: once all writers know it, they agree on a call that no rank's training has passed yet.
+
+Invariant: between two calls every rank has the same saves behind it and the same one under way, so that each
+decides alike whether to wait, to skip, to do a save again, or to raise. The exception is a rank whose disk
+hangs: the others give it up by their deadline, it gives up its own writer.
 """
 
 from __future__ import annotations
 
-import logging
+import math
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnaeus import pth
 from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.distributed import Group
-from linnaeus.errors import SaveError
+from linnaeus.errors import LinnaeusError, PeerFailedError, TornSaveError
 from linnaeus.saving._account import Account, SaveRecord
-from linnaeus.saving._job import Job
-from linnaeus.saving._pipeline import Pipeline, Policy
+from linnaeus.saving._job import Job, Task
+from linnaeus.saving._pipeline import Pipeline, Policy, hanging
 from linnaeus.saving._saver import Saver
 
 if TYPE_CHECKING:
-    from linnaeus.state import RunParts
+    from linnaeus.state import RunParts, Share, SpareMemory
 
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class JointJob:
-    """What a rank saves of a run, and where.
-
-    Attributes:
-        path: The checkpoint's name, the same on every rank.
-        step: Optimizer steps done.
-        content: The checkpoint's content, whole in form.
-        shares: What of it this rank has.
-        about: What the file says of itself; rank 0's.
-        protected: Names of files that retention must keep, with the reason.
-    """
-
-    path: Path
-    step: int
-    content: Mapping[str, Any]
-    shares: pth.Shares
-    about: Mapping[str, Any]
-    protected: Mapping[str, str]
-
-
-def joint_job(
-    parts: RunParts,
-    group: Group,
-    job: Job,
-    *,
-    check_finite: bool,
-) -> JointJob:
-    """Return what this rank has of what there is to save now.
-
-    Args:
-        parts: The run.
-        group: All ranks.
-        job: Where to, and what there is beside the parts.
-        check_finite: Refuse a model that holds NaN or infinities on any rank.
-
-    Raises:
-        SaveError: This rank's part of the model holds such values.
-        PeerFailedError: Another rank's does, or one is missing.
-    """
-    from linnaeus.state import capture_share, refuse_not_finite  # here, so that uploading stays free of torch
-
-    if check_finite:
-        group.agree("checking values", lambda: refuse_not_finite(parts.model, job.path))
-    state, shares = capture_share(parts, group)
-    content = state | (job.snapshot.content if job.snapshot else {})
-    return JointJob(job.path, job.step, content, shares, job.about, job.protected)
+_LOOK_SECONDS = 0.2
 
 
 def pipeline_of(
     group: Group,
     saver: Saver,
     make: Callable[[bool], Job],
-    make_joint: Callable[[], JointJob],
     plan: CheckpointScheduleConfig,
     account: Account,
     clock: Callable[[], float],
-) -> Pipeline | JointPipeline:
+) -> Pipeline:
     """Return what runs the saves of one process, or of all ranks together."""
+    policy = Policy.of(plan)
     if group.world_size == 1:
-        return Pipeline(saver, make, Policy.of(plan), account, clock)
-    return JointPipeline(saver, make_joint, group, account, on_failure=plan.ON_FAILURE)
+        return Pipeline(saver, make, policy, account, clock)
+    return JointPipeline(saver, make, policy, account, clock, group=group)
 
 
-class JointPipeline:
-    """Runs saves of all ranks, one after the other.
+def share_now(
+    parts: RunParts,
+    numbers: Mapping[str, Any],
+    spare: SpareMemory,
+    group: Group,
+    plan: CheckpointScheduleConfig,
+    prepare: Callable[[], None],
+    *,
+    copy: bool,
+) -> Share:
+    """Return a rank's share of a run; what keeps this rank from having one is told to all by its writer.
+
+    Args:
+        parts: The run.
+        numbers: Plain values that belong to the checkpoint too.
+        spare: Memory for copies that become necessary.
+        group: All ranks.
+        plan: The section `SCHEDULE.CHECKPOINT`.
+        prepare: What is to be done before.
+        copy: Copy everything at once.
+    """
+    from linnaeus.state import Share, refuse_not_finite, share_of  # here: uploading stays free of torch
+
+    ranks = group.rank, group.world_size
+    try:
+        prepare()
+        if plan.CHECK_FINITE:
+            refuse_not_finite(parts.model, Path(f"step {numbers['step']}"))
+        return share_of(parts, numbers, spare, *ranks, copy=copy, is_held=plan.ASYNC)
+    except LinnaeusError as error:
+        return Share(*ranks, problem=error)
+
+
+@dataclass(slots=True)
+class _Calls:
+    """How often training has come by, which is the same number on every rank at the same place."""
+
+    count: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class JointPipeline(Pipeline):
+    """Runs saves of all ranks.
 
     Args:
         saver: Keeps the directory; used on rank 0.
-        make: Returns what there is to save now.
-        group: All ranks.
+        make: Takes this rank's share of the run as it is now; by copy if told so.
+        policy: How to behave.
         account: Where saves are counted.
-        on_failure: "raise", or "warn" and go on.
+        clock: Seconds, monotonic; decides when to try again.
+        group: All ranks.
     """
 
     def __init__(
         self,
         saver: Saver,
-        make: Callable[[], JointJob],
-        group: Group,
+        make: Callable[[bool], Job],
+        policy: Policy,
         account: Account,
+        clock: Callable[[], float],
         *,
-        on_failure: str = "raise",
+        group: Group,
     ) -> None:
-        self.last_saved: Path | None = None
-        self._saver, self._make, self._group, self._account = saver, make, group, account
-        self._only_warns = on_failure == "warn"
+        super().__init__(saver, make, policy, account, clock)
+        self._is_first, self._writers = group.roles.is_first, group.beside("writing")
+        self._calls, self._number, self._is_settling = _Calls(), 0, False
+        self._turn: _Turn | None = None
 
     @property
-    def newest(self) -> Path | None:
-        """The last checkpoint made."""
-        return self.last_saved
+    def wishes_to_save(self) -> bool:
+        """Whether it is time for this rank to try again, which is then for all to agree on."""
+        return self._task is None and self._again_at is not None and self._clock() >= self._again_at
 
     def poll(self) -> None:
-        """Notice nothing: no save is ever under way between two calls."""
+        """Notice what became of the save under way, if all ranks are to notice it now.
 
-    def submit(self) -> bool:
-        """Save the run as it is now, and wait until it is on disk.
+        Raises:
+            SaveError: It failed, on this rank or on another.
+        """
+        with self._calls.lock:
+            self._calls.count += 1
+        turn, task = self._turn, self._task
+        if turn is not None and task is not None and turn.may_be_due:  # the others are telling right now
+            started = time.perf_counter()
+            self._wait_for(task)
+            self._blocked(task, time.perf_counter() - started)
+        super().poll()
+
+    def settle(self) -> None:
+        """Wait for the save under way, on every rank.
+
+        Raises:
+            SaveError: It failed, on this rank or on another.
+        """
+        self._is_settling = True
+        try:
+            super().settle()
+        finally:
+            self._is_settling = False
+
+    def _is_over(self, task: Task) -> bool:
+        turn = self._turn
+        return task.is_finished and (self._is_settling or turn is None or turn.is_due)
+
+    def _is_hanging(self, task: Task) -> bool:
+        # Waiting for others ends by itself, and tells who they are.
+        busy = 0.0 if self._turn is None else self._turn.busy_seconds
+        return not task.is_finished and busy > self._policy.deadline_seconds
+
+    def _wait_for(self, task: Task) -> None:
+        while not task.wait(_LOOK_SECONDS) and not self._is_hanging(task):
+            pass
+
+    def _is_due_again(self) -> bool:
+        return self._again_at == -math.inf  # else clocks decide, which are each rank's own
+
+    def _look_after_stuck(self) -> bool:
+        if self._stuck is not None and self._stuck.is_finished:
+            self._stuck = None
+        return False  # the others are to know, and so it is told with the next save
+
+    def _new_task(self) -> Task:
+        job = self._make(self._must_copy)
+        if self._stuck is not None and job.share is not None:
+            job = replace(job, share=replace(job.share, problem=hanging(self._stuck)))
+        self._number += 1
+        self._turn = _Turn(self._saver, self._writers, self._number, self._calls)
+        return Task(job, self._turn.save)
+
+    def _give(self, task: Task) -> None:
+        if task.job.share is None or not task.job.share.is_collective:
+            super()._give(task)
+            return
+        self._is_settling = True  # nobody goes on before it is written
+        task.run()
+
+    def _start(self) -> Task:
+        task = super()._start()
+        if self._is_settling:
+            self.settle()
+        return task
+
+    def _give_up(self, task: Task) -> None:
+        self._writers = self._writers.beside("writing")  # the thread that hangs keeps its connection
+        super()._give_up(task)
+
+    def _note(self, record: SaveRecord) -> None:
+        if self._is_first:
+            super()._note(record)
+
+
+def _presummed(share: Share) -> str | None:
+    """Sum what is guarded, before anything else; return what of it has changed unannounced already."""
+    try:
+        if share.guard is not None:
+            share.guard.presum()
+    except TornSaveError as error:
+        return error.problem
+    return None
+
+
+class _Turn:
+    """One save, as this rank's writer does it together with those of the others."""
+
+    def __init__(self, saver: Saver, group: Group, number: int, calls: _Calls) -> None:
+        self._saver, self._group, self._calls = saver, group, calls
+        self._number = number
+        self._busy_since: float | None = None
+        self._asked_at = self._due_at = math.inf
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self._group.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return self._group.world_size
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long this rank's own part, not the waiting for others, has been under way."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def may_be_due(self) -> bool:
+        """Whether training must wait until all ranks know when to notice what became of the save."""
+        return self._calls.count >= self._asked_at
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what became of the save is to be noticed now, or was before."""
+        return self._calls.count >= self._due_at
+
+    def save(self, job: Job, permit: Callable[[], None]) -> int:
+        """Write this rank's share; return the size of the file when it is a checkpoint.
+
+        Args:
+            job: What to save, and where.
+            permit: Called right before anything becomes visible; raises when nothing may.
 
         Raises:
             SaveError: It failed on this rank.
             PeerFailedError: It failed on another one.
         """
+        self._group.begin_chapter(self._number)
         try:
-            self.save_now()
-        except SaveError as error:
-            if not self._only_warns:
+            size_bytes = self._write(job, permit)
+        except PeerFailedError as error:
+            if error.missing:
+                self._due_at = -math.inf  # there is nobody to agree with
                 raise
-            _log.warning("%s Going on without it (ON_FAILURE: warn).", error)
-        return True
-
-    def save_now(self) -> Path:
-        """Save the run as it is now, and return the file.
-
-        Raises:
-            SaveError: It failed on this rank.
-            PeerFailedError: It failed on another one.
-        """
-        started = time.perf_counter()
-        try:
-            job = self._make()
-            self._write(job)
-        except SaveError:
-            self._account.num_failures += 1
+            self._agree_when(1)
             raise
-        seconds = time.perf_counter() - started
-        self.last_saved = job.path
-        self._account.blocked_seconds += seconds
-        if self._group.roles.is_first:
-            size_bytes = pth.size_of(job.path)
-            self._account.note(SaveRecord(job.path, job.step, size_bytes, seconds, seconds))
-        return job.path
+        except LinnaeusError:
+            self._agree_when(1)
+            raise
+        self._agree_when(2)  # nothing to hurry for, so that nobody has to wait for the word
+        return size_bytes
 
-    def _write(self, job: JointJob) -> None:
-        content, ranks = dict(job.content), self._group
+    def _agree_when(self, num_calls: int) -> None:
+        """Agree with all ranks on the call at which they notice; none gets past it before it is known."""
+        with self._calls.lock:
+            self._asked_at = mine = self._calls.count + num_calls
+        self._due_at = -math.inf
+        self._due_at = self._group.agree("what became of a save", lambda: mine, merge=max)
+
+    def _write(self, job: Job, permit: Callable[[], None]) -> int:
+        from linnaeus.state import gathered_positions  # here, so that uploading stays free of torch
+
+        share = job.share
+        assert share is not None  # noqa: S101 - what ranks save always has one
+        torn = _presummed(share)
+
+        def publish(temporary: Path) -> None:
+            permit()
+            self._saver.publish(temporary, job.path)
+            self._saver.announce()
+            permit()
+            self._saver.retain(job)
+
+        positions = gathered_positions(share, self)
+        content, shares = share.whole(positions)
         if job.path.suffix == pth.SHARDED:
-            pth.save_sharded(content, job.path, shares=job.shares, ranks=ranks, about=job.about)
-        else:
-            spare = self._saver.take_spare() if ranks.roles.is_first else None
-            pth.save_together(
-                content, job.path, shares=job.shares, ranks=ranks, about=job.about, recycled=spare
+            return pth.save_sharded(
+                content, job.path, shares=shares, ranks=self, about=job.about, publish=publish
             )
-        if self._group.roles.is_first:
-            self._saver.committed(job.path)
-        self._group.agree(
-            f"pruning after {job.path.name}", lambda: None, conclude=lambda _: self._saver.retain(_kept(job))
+        return pth.save_together(
+            content,
+            job.path,
+            shares=shares,
+            ranks=self,
+            about=job.about,
+            recycled=self._saver.take_spare() if self.rank == 0 else None,
+            held=share.guard,
+            torn=torn,
+            publish=publish,
         )
 
-    def finish(self) -> None:
-        """Wait for nothing: no save is ever under way between two calls."""
+    def agree(self, what: str, act: Callable[[], Any], **ways: Any) -> Any:
+        """Agree with all ranks, and note how long this one's own part takes."""
+        if "conclude" in ways:
+            conclude = ways["conclude"]
+            ways["conclude"] = lambda merged: self._timed(lambda: conclude(merged))
+        return self._group.agree(what, lambda: self._timed(act), **ways)
 
-    def release(self) -> None:
-        """Let parameters be changed at once: no save reads them between two calls."""
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._saver.close()
-
-
-def _kept(job: JointJob) -> Job:
-    """Return what retention needs to know of a save."""
-    from linnaeus.state import Snapshot
-
-    return Job(job.path, job.step, Snapshot({}), job.about, job.protected)
+    def _timed(self, act: Callable[[], Any]) -> Any:
+        self._busy_since = time.monotonic()
+        try:
+            return act()
+        finally:
+            self._busy_since = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +116,10 @@ class Mirror:
         names = tuple(checkpoint.path.name for checkpoint in waiting.checkpoints)
         return Lag(names, waiting.num_bytes, max(oldest, default=0.0), problem)
 
+    def owed(self, local: Sequence[RunCheckpoint]) -> Mapping[str, str]:
+        """Return which checkpoints must stay here since they may not have arrived, with the reason."""
+        return self._copies.owed(local)
+
     def close(self, seconds: float | None = None) -> None:
         """Wait until all has arrived, but not for ever.
 
@@ -188,7 +192,7 @@ class Mirror:
         """Send what is missing, one after the other; what became new meanwhile comes before what is old."""
         with self._copies.remote.session() as session:
             if is_first:
-                self._copies.drop_unfinished(session)
+                self._copies.drop_unfinished()
             refused: dict[str, RemoteConflictError] = {}
             while True:
                 waiting = self._look(session)
@@ -244,6 +248,10 @@ class NoMirror:
 
     def notice(self) -> None:
         """Do nothing."""
+
+    def owed(self, local: Sequence[RunCheckpoint]) -> Mapping[str, str]:
+        """Return none: nothing is to arrive anywhere."""
+        return {}
 
     def close(self, seconds: float | None = None) -> None:
         """Do nothing."""

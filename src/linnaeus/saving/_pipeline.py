@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import sys
 import time
@@ -99,19 +100,37 @@ class Pipeline:
         """The checkpoint under way, else the last one made."""
         return self._task.job.path if self._task is not None else self.last_saved
 
+    @property
+    def wishes_to_save(self) -> bool:
+        """Whether a save is to be begun although none is due; `poll` sees to what this process can decide."""
+        return False
+
     def poll(self) -> None:
         """Notice what became of the save under way; begin again what has to be.
 
         Raises:
             SaveError: It failed, or hangs.
         """
+        self._notice()
+
+    def _notice(self) -> None:
         task = self._task
-        if task is not None and task.is_finished:
+        if task is not None and self._is_over(task):
             self._conclude(task)
-        elif task is not None and task.age_seconds > self._policy.deadline_seconds:
+        elif task is not None and self._is_hanging(task):
             self._give_up(task)
-        if self._again_at is not None and self._task is None and self._clock() >= self._again_at:
+        if self._again_at is not None and self._task is None and self._is_due_again():
             self._begin()
+
+    def _is_over(self, task: Task) -> bool:
+        """Tell whether what became of a save is to be noticed now."""
+        return task.is_finished
+
+    def _is_hanging(self, task: Task) -> bool:
+        return not task.is_finished and task.age_seconds > self._policy.deadline_seconds
+
+    def _is_due_again(self) -> bool:
+        return self._again_at is not None and self._clock() >= self._again_at
 
     def submit(self) -> bool:
         """Save the run as it is now, in the background; tell whether it was begun.
@@ -119,7 +138,7 @@ class Pipeline:
         Raises:
             SaveError: An earlier save failed; or this one, when saves are not asynchronous.
         """
-        if self._task is not None and not self._task.is_finished and self._policy.when_busy == "skip":
+        if self._task is not None and not self._is_over(self._task) and self._policy.when_busy == "skip":
             self._account.num_skipped += 1
             _log.warning("skipped a save: %s is still being written", self._task.job.path.name)
             return False
@@ -139,11 +158,14 @@ class Pipeline:
         task = self._task
         if task is not None and not task.is_finished:
             started = time.perf_counter()
-            task.wait(self._policy.deadline_seconds - task.age_seconds)
+            self._wait_for(task)
             self._blocked(task, time.perf_counter() - started)
         if task is not None and not task.is_finished:
             self._give_up(task)
-        self.poll()
+        self._notice()
+
+    def _wait_for(self, task: Task) -> None:
+        task.wait(self._policy.deadline_seconds - task.age_seconds)
 
     def save_now(self) -> Path:
         """Save the run as it is now, and wait until it is on disk; return the file.
@@ -176,12 +198,11 @@ class Pipeline:
     def release(self) -> None:
         """Return when parameters and optimizer state may be changed."""
         task = self._task
-        snapshot = None if task is None else task.job.snapshot
-        guard = None if snapshot is None else snapshot.guard
-        if task is None or guard is None:
+        if task is None:
             return
         started = time.perf_counter()
-        guard.release(hold_seconds=self._policy.hold_seconds, no_memory_seconds=self._policy.deadline_seconds)
+        hold, deadline = self._policy.hold_seconds, self._policy.deadline_seconds
+        task.job.release(hold_seconds=hold, no_memory_seconds=deadline)
         self._blocked(task, time.perf_counter() - started)
 
     def close(self) -> None:
@@ -216,18 +237,24 @@ class Pipeline:
         if self._stuck is None or self._stuck.is_finished:
             self._stuck = None
             return False
-        self._failed(_hangs(self._stuck))
+        self._failed(hanging(self._stuck))
         return True
 
     def _start(self) -> Task:
         started = time.perf_counter()
-        task = self._task = Task(self._make(self._must_copy), self._saver.save)
+        task = self._task = self._new_task()
         atexit.register(self._at_exit)
+        self._give(task)
+        self._blocked(task, time.perf_counter() - started)
+        return task
+
+    def _new_task(self) -> Task:
+        return Task(self._make(self._must_copy), self._saver.save)
+
+    def _give(self, task: Task) -> None:
         if self._worker is None:
             self._worker = Worker()
         self._worker.give(task)
-        self._blocked(task, time.perf_counter() - started)
-        return task
 
     def _end(self) -> None:
         self._task = None
@@ -245,14 +272,14 @@ class Pipeline:
         self._end()
         if isinstance(task.error, TornSaveError):
             self._account.num_redone += 1
-            self._must_copy, self._again_at = True, self._clock()
+            self._must_copy, self._again_at = True, -math.inf  # at once
             _log.warning("%s Saving again, by copy, as all saves of this run from now on.", task.error)
         elif task.error is not None:
             self._failed(task.error)
         else:
             self._num_failed = 0
             self.last_saved = task.job.path
-            self._account.note(
+            self._note(
                 SaveRecord(
                     path=task.job.path,
                     step=task.job.step,
@@ -263,6 +290,9 @@ class Pipeline:
                 )
             )
 
+    def _note(self, record: SaveRecord) -> None:
+        self._account.note(record)
+
     def _give_up(self, task: Task) -> None:
         task.abandon()
         self._end()
@@ -270,7 +300,7 @@ class Pipeline:
         self._dismiss()  # the next save has another thread
         self._must_copy = True  # what it may still read is left to it
         _log.error("%s hangs; all stacks:\n%s", task.job.path.name, _all_stacks())
-        self._failed(_hangs(task))
+        self._failed(hanging(task))
 
     def _failed(self, error: LinnaeusError) -> None:
         self._account.num_failures += 1
@@ -290,7 +320,8 @@ class Pipeline:
         raise error
 
 
-def _hangs(task: Task) -> SaveTimeoutError:
+def hanging(task: Task) -> SaveTimeoutError:
+    """Return what to raise for a save that does not end."""
     return SaveTimeoutError(
         path=str(task.job.path),
         problem="it is still not written",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from linnaeus.errors import CheckpointNotFoundError, SaveError
@@ -14,13 +15,20 @@ from linnaeus.saving._retention import Retention, Verdict, decide
 _log = logging.getLogger(__name__)
 
 
-def prune(directory: Path, rules: Retention, *, dry_run: bool = False) -> list[Verdict[RunCheckpoint]]:
+def prune(
+    directory: Path,
+    rules: Retention,
+    *,
+    dry_run: bool = False,
+    protected: Mapping[str, str] | None = None,
+) -> list[Verdict[RunCheckpoint]]:
     """Remove what no rule keeps, and return the verdict on each checkpoint, newest first.
 
     Args:
         directory: A run's checkpoints.
         rules: What to keep.
         dry_run: Only decide.
+        protected: Names of files to keep whatever the rules say, with the reason for each.
 
     Raises:
         CheckpointNotFoundError: There is no such directory.
@@ -28,7 +36,7 @@ def prune(directory: Path, rules: Retention, *, dry_run: bool = False) -> list[V
     """
     if not directory.is_dir():
         raise CheckpointNotFoundError(identifier=str(directory), places=["there is no such directory"])
-    verdicts = decide(list_checkpoints(directory), rules)
+    verdicts = decide(list_checkpoints(directory), rules, protected)
     if dry_run or all(verdict.keep for verdict in verdicts):
         return verdicts
     kept = [verdict.checkpoint for verdict in verdicts if verdict.keep]

@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from linnaeus.files import (
     sweep_abandoned,
     temporary_name,
 )
-from linnaeus.runs import list_checkpoints
+from linnaeus.runs import RunCheckpoint, list_checkpoints
 from linnaeus.saving._job import Job
 from linnaeus.saving._links import point_links
 from linnaeus.saving._retention import Retention, decide
@@ -47,6 +47,7 @@ class Saver:
         retention: Which of them to keep.
         check_finite: Refuse to save a model that holds NaN or infinities.
         on_commit: Called after each checkpoint, in the writing thread; must return at once.
+        owed: Returns which of the directory's checkpoints must stay for somebody else, with the reason.
     """
 
     def __init__(
@@ -56,11 +57,14 @@ class Saver:
         *,
         check_finite: bool = False,
         on_commit: Callable[[], None] = lambda: None,
+        owed: Callable[[Sequence[RunCheckpoint]], Mapping[str, str]] = lambda _: {},
     ) -> None:
         self.directory = directory
         self.retention = retention
         self._check_finite = check_finite
         self._on_commit = on_commit
+        self._owed = owed
+        self._last: tuple[Path, Mapping[str, str]] | None = None
         self._made: dict[Path, int] = {}
         self._spare: Recycled | None = None
 
@@ -101,7 +105,7 @@ class Saver:
             raise self._failed(error) from error
         finally:
             remove(temporary)
-        self._on_commit()
+        self.announce()
         permit()
         self.retain(job)
         return size_bytes
@@ -128,9 +132,10 @@ class Saver:
         if job.path.suffix == pth.SHARDED:
             pth.write_sharded(job.snapshot.content if job.snapshot else {}, temporary, job.path, job.about)
             return
-        content, guard = ({}, None) if job.snapshot is None else (job.snapshot.content, job.snapshot.guard)
+        guard = None if job.snapshot is None else job.snapshot.guard
         size_bytes = 0
         try:
+            content = {} if job.snapshot is None else job.snapshot.content
             if guard is not None:
                 guard.presum()
             parts = pth.take_apart(dict(content), job.about, job.path)
@@ -161,9 +166,8 @@ class Saver:
         fsync_directory(path.parent)  # a power loss must not forget the name
         return self.note_made(path)
 
-    def committed(self, path: Path) -> None:
-        """Notice a checkpoint that this process committed with others."""
-        self.note_made(path)
+    def announce(self) -> None:
+        """Tell whoever wants to know that there is a new checkpoint."""
         self._on_commit()
 
     def note_made(self, path: Path) -> int:
@@ -183,9 +187,24 @@ class Saver:
         except OSError as error:
             raise self._failed(error) from error
 
+    def retain_again(self) -> None:
+        """Apply the retention once more, when nobody else needs what the last save had to leave.
+
+        Raises:
+            SaveError: The system refused.
+        """
+        if self._last is not None:
+            self._made.clear()  # there is no next save whose blocks they could be
+            try:
+                self._tidy(*self._last)
+            except OSError as error:
+                raise self._failed(error) from error
+
     def _tidy(self, newest: Path, protected: Mapping[str, str]) -> None:
         found = list_checkpoints(self.directory)
-        verdicts = decide(found, self.retention, {newest.name: "just saved", **protected})
+        owed = self._owed(found)
+        self._last = (newest, protected) if owed else None
+        verdicts = decide(found, self.retention, {newest.name: "just saved", **owed, **protected})
         kept = [verdict.checkpoint for verdict in verdicts if verdict.keep]
         point_links(self.directory, newest.name, kept, self.retention)
         for verdict in verdicts:

@@ -19,7 +19,14 @@ Same = Callable[[Path, RemoteFile], bool]
 
 
 def send(
-    remote: Remote, session: Session, path: Path, name: str, same: Same, progress: Progress | None
+    remote: Remote,
+    session: Session,
+    path: Path,
+    name: str,
+    same: Same,
+    progress: Progress | None,
+    *,
+    mark: str = "",
 ) -> None:
     """Send a checkpoint, replacing what is there.
 
@@ -30,6 +37,7 @@ def send(
         name: What to call it there.
         same: Compares a file that was sent.
         progress: Called now and then.
+        mark: Whose upload it is, as for `Remote.send`.
 
     Raises:
         RemoteError: It did not arrive.
@@ -38,7 +46,7 @@ def send(
     if not path.is_dir():
         held = hold(path)  # it may be pruned meanwhile; a directory that is pruned ends this with an error
         try:
-            _send_file(remote, session, held, name, same, progress)
+            _send_file(remote, session, held, name, same, progress, mark)
         finally:
             if held != path:
                 remove_file(held)
@@ -52,7 +60,7 @@ def send(
         known = session.stat(one) if one in there else None
         # What an earlier try has sent need not be sent again, where the bucket can prove it.
         if known is None or not known.digests or not _is_there(file, known, same):
-            _send_file(remote, session, file, one, same, progress)
+            _send_file(remote, session, file, one, same, progress, mark)
     for stale in there.keys() - {f"{name}/{file.name}" for file in files}:
         session.delete(stale)
 
@@ -68,9 +76,15 @@ def delete(session: Session, name: str) -> None:
 
 
 def _send_file(
-    remote: Remote, session: Session, path: Path, name: str, same: Same, progress: Progress | None
+    remote: Remote,
+    session: Session,
+    path: Path,
+    name: str,
+    same: Same,
+    progress: Progress | None,
+    mark: str,
 ) -> None:
-    remote.send(path, name, progress=progress)
+    remote.send(path, name, progress=progress, mark=mark)
     known = session.stat(name)
     if known is not None and _is_there(path, known, same):
         return

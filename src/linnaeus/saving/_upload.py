@@ -17,6 +17,7 @@ from linnaeus.errors import CheckpointNotFoundError, RemoteConflictError, Remote
 from linnaeus.files import file_digest
 from linnaeus.remote import Progress, Remote, RemoteFile, open_remote
 from linnaeus.resolving import check_name, sharded_there
+from linnaeus.saving._copies import same_description
 from linnaeus.saving._send import send
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class UploadReport:
         name: The file's name in the bucket.
         place: The bucket, as messages call it.
         size_bytes: Of the file.
-        verified_by: "sha1" or "md5" when the bucket's digest was compared, "size" when it keeps none.
+        verified_by: "sha1" or "md5" when the bucket's digest was compared; where it keeps none,
+            "description" when size and what the file says of itself were, or "size" alone.
         was_there: Whether the same content stood there already, so that nothing was sent.
     """
 
@@ -148,9 +150,12 @@ def _conflict(
 
 def _verify(remote: Remote, path: Path, name: str, size_bytes: int) -> str:
     there = remote.stat(name, digests=True)
-    if there is not None and there.size_bytes == size_bytes and not there.digests:
-        return "size"
     same, compared = (False, "presence") if there is None else _compare(path, size_bytes, there)
+    if there is not None and compared == "nothing":
+        if "linnaeus" not in pth.describe(path).written:
+            return "size"
+        with remote.session() as session:
+            same, compared = same_description(session, path, there), "description"
     if not same:
         raise RemoteError(
             remote=remote.place,

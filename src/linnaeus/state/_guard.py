@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import torch
 from zlib_ng import zlib_ng
@@ -23,9 +24,15 @@ from zlib_ng import zlib_ng
 from linnaeus.errors import TornSaveError
 from linnaeus.pth import memory_of
 from linnaeus.state._spare import SpareMemory
+from linnaeus.state._staging import Lent
 
 # As the writer's: fits the second-level cache, from which the piece then goes to the file.
 _PIECE_BYTES = 1 << 20
+
+
+# Summing and writing in one thread, into memory: more than was ever seen.
+_READS_AT_MOST_BYTES_PER_SECOND = 4e9
+_VERSION = attrgetter("_version")
 
 
 @dataclass(slots=True)
@@ -53,14 +60,21 @@ class Guard:
     calls `release`.
 
     Args:
-        tensors: What the writer reads; on the CPU, each kept alive from here on.
+        lent: Tensors on the CPU, the run's own, and for each dict of them that of the content that they are
+            for. They are still the run's objects: making a handle of each takes longer than all else that
+            training waits for, so `settle` does that later.
         spare: Where copies go.
+        narrow: Returns the parts of a storage that the writer reads, each as a storage of its own; None when
+            it reads all of it.
     """
 
-    tensors: Sequence[torch.Tensor]
+    lent: Sequence[Lent]
     spare: SpareMemory
+    narrow: Callable[[torch.UntypedStorage], Sequence[torch.UntypedStorage]] | None = None
     _blocks: dict[int, _Block] = field(default_factory=dict, init=False)
+    _tensors: list[torch.Tensor] = field(default_factory=list, init=False)
     _versions: list[int] = field(default_factory=list, init=False)
+    _addresses: list[int] = field(default_factory=list, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
     _may_read: threading.Event = field(default_factory=threading.Event, init=False)
     _is_copying: bool = field(default=False, init=False)
@@ -71,21 +85,38 @@ class Guard:
     def __post_init__(self) -> None:
         self._may_read.set()
         # The rest is left to the writer: training waits for this.
-        self._versions = [tensor._version for tensor in self.tensors]
+        self._tensors = [tensor for lent, _ in self.lent for tensor in lent.values()]
+        self._versions = list(map(_VERSION, self._tensors))
+        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+
+    def settle(self) -> None:
+        """Put handles of the guard's own in the place of what was lent to it, and sort out the storages."""
+        with self._changed:
+            if not self._tensors:
+                return
+            # Of the same memory and with the same version counter, but none can be given other memory.
+            handles = [tensor.detach() for tensor in self._tensors]
+            if [handle.data_ptr() for handle in handles] != self._addresses:
+                self._is_torn = True  # through `.data`
+            self._tensors = []
+            each = iter(handles)
+            for lent, content in self.lent:
+                content.update(zip(lent, each, strict=False))
+            for handle, version in zip(handles, self._versions, strict=True):
+                self._watch(handle, version)
+
+    def _watch(self, tensor: torch.Tensor, version: int) -> None:
+        whole = tensor.untyped_storage()
+        for storage in self.narrow(whole) if self.narrow else (whole,):
+            block = self._blocks.get(storage._cdata)
+            if block is None:
+                block = _Block(storage, storage.data_ptr(), storage.nbytes(), [])
+                self._blocks[storage._cdata] = block
+            block.watched.append((tensor, version))
 
     def _blocks_now(self) -> dict[int, _Block]:
-        """Return the storages, sorted out when they are first asked for."""
-        with self._changed:
-            for tensor, version in zip(self.tensors, self._versions, strict=False):
-                storage = tensor.untyped_storage()
-                block = self._blocks.get(storage._cdata)
-                if block is None:
-                    made = _Block(storage, storage.data_ptr(), storage.nbytes(), [(tensor, version)])
-                    self._blocks[storage._cdata] = made
-                else:
-                    block.watched.append((tensor, version))
-            self._versions = []
-            return self._blocks
+        self.settle()
+        return self._blocks
 
     # the writer's side
 
@@ -119,6 +150,7 @@ class Guard:
         with self._changed:
             self._require_whole(block)
             block.was_read = True
+            self._changed.notify_all()
 
     def _pieces(self, block: _Block, buffer: bytearray) -> Iterator[memoryview]:
         view = memoryview(buffer)
@@ -168,7 +200,11 @@ class Guard:
             hold_seconds: How long to wait for the writer to finish by itself before copying what is left.
             no_memory_seconds: How long to wait for it when there is no memory for a copy.
         """
-        if self._is_released or self._is_finished or self._wait_finished(hold_seconds):
+        if self._is_released or self._is_finished:
+            return
+        # No use in waiting when more is left than any writer reads in that time.
+        may_hold = self._num_bytes_unread() <= hold_seconds * _READS_AT_MOST_BYTES_PER_SECOND
+        if may_hold and self._wait_read(hold_seconds):
             return
         self._may_read.clear()
         try:
@@ -176,9 +212,12 @@ class Guard:
         finally:
             self._may_read.set()
 
-    def _wait_finished(self, seconds: float | None) -> bool:
+    def _num_bytes_unread(self) -> int:
+        return sum(block.size_bytes for block in self._blocks_now().values() if not block.was_read)
+
+    def _wait_read(self, seconds: float | None) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._is_finished, seconds)
+            return self._changed.wait_for(lambda: self._is_finished or not self._num_bytes_unread(), seconds)
 
     def _take_back(self, no_memory_seconds: float | None) -> None:
         with self._changed:
@@ -189,7 +228,7 @@ class Guard:
             self._changed.notify_all()
         if not copied:
             self._may_read.set()
-            self._is_torn = not self._wait_finished(no_memory_seconds)
+            self._is_torn = not self._wait_read(no_memory_seconds)
         self._is_released = True
 
     def _copy_rest(self) -> bool:

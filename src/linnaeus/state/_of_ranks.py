@@ -21,27 +21,77 @@ from linnaeus.pth import Ranks, Shares
 from linnaeus.state._by_name import is_by_name, numbered_as, optimizer_by_name
 from linnaeus.state._loader import ResumableLoader
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
-from linnaeus.state._rng_of_ranks import RANKS, fresh_rng, own_rng, share_rng
-from linnaeus.state._shards import shard_of, share
+from linnaeus.state._rng_of_ranks import RANKS, fresh_rng, own_rng, stream_rows
+from linnaeus.state._shards import shard_of
+from linnaeus.state._share import Share, take_share
+from linnaeus.state._spare import SpareMemory
 
 _log = logging.getLogger(__name__)
 
 
+def share_of(
+    parts: RunParts,
+    more: Mapping[str, Any],
+    spare: SpareMemory,
+    rank: int,
+    world_size: int,
+    *,
+    copy: bool = False,
+    is_held: bool = True,
+) -> Share:
+    """Return what this rank has of a run's state now; call it on every rank.
+
+    Args:
+        parts: The run.
+        more: Plain values that belong to the checkpoint too.
+        spare: Memory for copies that become necessary.
+        rank: This process's number.
+        world_size: How many there are.
+        copy: Copy everything at once.
+        is_held: Whether training is to go on while it is written; `Share.is_collective` tells if it can't.
+
+    Raises:
+        ConfigError: A part can't be saved by several ranks.
+    """
+    share = Share(rank, world_size)
+    present = parts.by_key()
+    state = {key: _each(part, lambda one: _state_of(one, present["model"])) for key, part in present.items()}
+    if "data" in state and not _is_global(present["data"]):
+        share.position = _as_json(state.pop("data"))
+    share.streams = stream_rows()
+    return take_share(parts, state, more, spare, share, copy=copy, is_held=is_held)
+
+
 def capture_share(parts: RunParts, ranks: Ranks) -> tuple[dict[str, Any], Shares]:
-    """Return the state of a run, whole in form, and what of it this rank has; call it on every rank.
+    """Return the state of a run, whole in form, and what of it this rank has, to be written at once.
+
+    Call it on every rank; nothing may change until it is written.
 
     Raises:
         ConfigError: A part can't be saved by several ranks.
         PeerFailedError: Some rank did not come.
     """
-    shares = Shares()
-    present = parts.by_key()
-    state = {key: _each(part, lambda one: _state_of(one, present["model"])) for key, part in present.items()}
-    if "data" in state:
-        state["data"] = _positions(present["data"], state["data"], ranks)
-    _note_alike(parts, shares)
-    whole: dict[str, Any] = _whole(state, shares)
-    return whole | {"rng": share_rng(shares, ranks.rank, ranks.world_size)}, shares
+    share = share_of(parts, {}, SpareMemory(), ranks.rank, ranks.world_size, is_held=False)
+    return share.whole(gathered_positions(share, ranks))
+
+
+def gathered_positions(share: Share, ranks: Ranks) -> list[Any]:
+    """Return every rank's position in the data, none where there is one for all; call it on every rank.
+
+    Raises:
+        LinnaeusError: This rank can't have its share saved.
+        PeerFailedError: Another one can't, or is missing.
+    """
+
+    def own() -> list[Any]:
+        if share.problem is not None:
+            raise share.problem
+        return [] if share.position is None else [share.position]
+
+    told: list[Any] = ranks.agree(
+        "beginning to save", own, merge=lambda many: [one for part in many for one in part]
+    )
+    return told
 
 
 def _each(part: Any, function: Any) -> Any:
@@ -53,49 +103,19 @@ def _state_of(part: Any, model: nn.Module) -> Any:
     return optimizer_by_name(part, model) if is_optimizer(part) else part.state_dict()
 
 
-def _positions(loader: Any, state: Any, ranks: Ranks) -> Any:
-    """Return the data position: one for all where the order is global, else one for each rank."""
-    if all(isinstance(one, ResumableLoader) for one in flatten(loader).values()):
-        return state
+def _is_global(loader: Any) -> bool:
+    """Tell whether a data position is one for all ranks, since the order is."""
+    return all(isinstance(one, ResumableLoader) for one in flatten(loader).values())
+
+
+def _as_json(state: Any) -> Any:
     try:
-        text = json.loads(json.dumps(state))
+        return json.loads(json.dumps(state))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             field="CheckpointManager(loader=…)",
             expected=f"with several ranks a loader's state must be JSON values ({error})",
         ) from error
-    gathered = ranks.agree(
-        "gathering data positions", lambda: [text], merge=lambda many: [one for part in many for one in part]
-    )
-    return {RANKS: gathered}
-
-
-def _note_alike(parts: RunParts, shares: Shares) -> None:
-    """Note what data parallelism keeps equal on all ranks: parameters and what optimizers know of them.
-
-    Not buffers: a rank's batch statistics are its own until the next forward takes those of rank 0.
-    """
-    if not isinstance(parts.model, nn.parallel.DistributedDataParallel):
-        return
-    alike: list[torch.Tensor] = list(parts.model.parameters())
-    for optimizer in filter(is_optimizer, flatten(parts.optimizer).values()):
-        states = optimizer.state.values()
-        alike += [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-    for tensor in alike:
-        shares.alike(tensor)
-
-
-def _whole(node: Any, shares: Shares) -> Any:
-    """Return a state with stand-ins for distributed tensors."""
-    if isinstance(node, DTensor):
-        return share(node, shares)
-    if type(node) is dict:
-        return {key: _whole(value, shares) for key, value in node.items()}
-    if type(node) is OrderedDict:
-        made = OrderedDict((key, _whole(value, shares)) for key, value in node.items())
-        vars(made).update(vars(node))
-        return made
-    return type(node)(_whole(item, shares) for item in node) if type(node) in (list, tuple) else node
 
 
 def own_share(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ class Progress:
 
     def inside_validation(self, partial: Mapping[str, Any]) -> Progress:
         """Return the progress when the validation under way has come this far."""
-        return replace(self, partial=dict(partial))
+        return replace(self, partial=copy.deepcopy(dict(partial)))  # it may go on to change there
 
     def after_validation(self, name: str) -> Progress:
         """Return the progress when one validation is completed."""

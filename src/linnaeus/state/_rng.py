@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ def capture_rng() -> dict[str, Any]:
     """Return the state of all random streams, as tensors and numbers."""
     version, words, gauss = random.getstate()
     state: dict[str, Any] = {
-        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "python": {"version": version, "words": _words(array("q", words)), "gauss": gauss},
         "torch": torch.get_rng_state(),
     }
     numpy = sys.modules.get("numpy")
@@ -24,7 +25,7 @@ def capture_rng() -> dict[str, Any]:
         name, words, position, has_gauss, cached = numpy.random.get_state()
         state["numpy"] = {
             "name": str(name),
-            "words": torch.tensor(words.tolist(), dtype=torch.int64),
+            "words": _words(array("q", words.astype("int64").tobytes())),
             "position": int(position),
             "has_gauss": int(has_gauss),
             "cached": float(cached),
@@ -34,6 +35,11 @@ def capture_rng() -> dict[str, Any]:
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
+
+
+def _words(numbers: array[int]) -> torch.Tensor:
+    """Return integers as a tensor, without a Python object for each, which would take training's time."""
+    return torch.frombuffer(numbers, dtype=torch.int64)
 
 
 def restore_rng(state: Mapping[str, Any], path: str) -> None:

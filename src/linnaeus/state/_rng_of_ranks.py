@@ -15,9 +15,13 @@ from linnaeus.state._rng import capture_rng
 RANKS = "ranks"
 
 
-def share_rng(shares: Shares, rank: int, world_size: int) -> dict[str, Any]:
-    """Return the streams of all ranks, this one's row being noted in `shares`."""
-    rows = _to_rows(capture_rng())
+def stream_rows() -> dict[str, torch.Tensor]:
+    """Return this process's streams as they are now, as tensors of fixed sizes."""
+    return _to_rows(capture_rng())
+
+
+def share_rng(rows: Mapping[str, torch.Tensor], shares: Shares, rank: int, world_size: int) -> dict[str, Any]:
+    """Return the streams of all ranks, this one's rows being noted in `shares`."""
     tables = {name: _table(row, shares, rank, world_size) for name, row in rows.items()}
     return {RANKS: world_size, "streams": tables}
 

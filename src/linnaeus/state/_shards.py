@@ -15,7 +15,7 @@ import torch
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from linnaeus.pth import Piece, Shares
+from linnaeus.pth import Piece, Shares, region
 
 # Shorter runs cost more in calls than their bytes.
 _SHORTEST_RUN_BYTES = 32 << 10
@@ -36,29 +36,38 @@ def tensors_in(node: Any) -> Iterator[torch.Tensor]:
 
 
 def share(tensor: DTensor, shares: Shares) -> torch.Tensor:
-    """Return the stand-in for a distributed tensor, having noted what this rank has of it."""
-    moves = _must_move(tensor)
+    """Return the stand-in for a distributed tensor that is passed between ranks when it is written."""
 
-    def pieces() -> Sequence[Piece]:
-        return pieces_of(_in_rows(tensor) if moves else tensor)
+    def pieces() -> Sequence[Piece]:  # a collective
+        moved = in_rows(tensor)
+        return pieces_of(moved, moved._local_tensor.detach().contiguous())
 
-    return shares.split(tuple(tensor.shape), tensor.dtype, pieces, collective=moves)
+    return shares.split(tuple(tensor.shape), tensor.dtype, pieces)
 
 
-def pieces_of(tensor: DTensor) -> list[Piece]:
-    """Return the runs of bytes that this rank writes of a tensor; replicas write a part each."""
-    mine = tensor._local_tensor.detach()
+def pieces_of(tensor: DTensor, mine: torch.Tensor) -> list[Piece]:
+    """Return the runs of bytes that this rank writes of a tensor; replicas write a part each.
+
+    Args:
+        tensor: Tells how it is distributed.
+        mine: This rank's part of it, contiguous, for as long as the pieces are used.
+    """
     if not mine.numel():
         return []
     shape, offsets = _box(tensor)
     width = tensor.dtype.itemsize
-    runs = mine.contiguous().view(-1, _run_length(tuple(tensor.shape), shape))
+    size = _run_length(tuple(tensor.shape), shape) * width
     starts = _run_starts(tuple(tensor.shape), shape, offsets)
     number, count = _replica(tensor)
     if len(starts) == 1:
-        first, last = (runs.shape[1] * bound // count for bound in (number, number + 1))
-        return [Piece((starts[0] + first) * width, runs[0, first:last])]
-    return [Piece(start * width, run) for start, run in list(zip(starts, runs, strict=True))[number::count]]
+        first, last = (size // width * bound // count * width for bound in (number, number + 1))
+        runs = [(starts[0] * width + first, first, last)]
+    else:
+        spans = [(start * width, index * size, (index + 1) * size) for index, start in enumerate(starts)]
+        runs = spans[number::count]
+    base, storage = int(mine.storage_offset()) * width, mine.untyped_storage()
+    made = [Piece(start, region(storage, base + first, base + last)) for start, first, last in runs]
+    return [piece for piece in made if piece.size_bytes]
 
 
 def shard_of(whole: torch.Tensor, like: DTensor) -> DTensor:
@@ -110,8 +119,8 @@ def _replica(tensor: DTensor) -> tuple[int, int]:
     return number, count
 
 
-def _must_move(tensor: DTensor) -> bool:
-    """Tell whether a tensor's runs are absurdly short; the same on every rank, since it takes all to move."""
+def must_move(tensor: DTensor) -> bool:
+    """Tell whether a tensor's runs are absurdly short; the same on every rank, as it takes all to move it."""
     if any(isinstance(placement, Partial) for placement in tensor.placements):
         return True
     part = list(tensor.shape)
@@ -123,7 +132,7 @@ def _must_move(tensor: DTensor) -> bool:
     return length < math.prod(part) and length * tensor.dtype.itemsize < _SHORTEST_RUN_BYTES
 
 
-def _in_rows(tensor: DTensor) -> DTensor:
+def in_rows(tensor: DTensor) -> DTensor:
     """Return a tensor of which each rank has rows; a collective."""
     detached: Any = tensor.detach()
     moved: DTensor = detached.redistribute(placements=[Shard(0)] * tensor.device_mesh.ndim)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from linnaeus.config import bucket_config_from, default_cache_dir
-from linnaeus.resolving import resolve_in
+from linnaeus.errors import ConfigError
+from linnaeus.resolving import resolve_in, text_of
 
 __all__ = ["resolve_checkpoint_path"]
 
@@ -25,9 +26,22 @@ def resolve_checkpoint_path(
 
     Raises:
         IdentifierError: The identifier is neither.
+        ConfigError: The directory or the bucket's configuration is none.
         CheckpointNotFoundError: It is nowhere; the error names every place looked at.
         RemoteError: The bucket refused or can't be reached.
         CheckpointInvalidError: What arrived is no whole, safe checkpoint.
     """
-    directory = os.fspath(cache_dir or default_cache_dir())
-    return resolve_in(os.fspath(identifier), os.path.expanduser(directory), bucket_config_from(bucket_config))
+    directory = _directory(cache_dir)
+    return resolve_in(text_of(identifier), os.path.expanduser(directory), bucket_config_from(bucket_config))
+
+
+def _directory(cache_dir: object) -> str:
+    if cache_dir is None or cache_dir == "":
+        return str(default_cache_dir())
+    if isinstance(cache_dir, (str, os.PathLike)):
+        directory = os.fspath(cache_dir)
+        if isinstance(directory, str):
+            return directory
+    raise ConfigError(
+        field="cache_dir", expected=f"should be a directory's path, not a {type(cache_dir).__name__}"
+    )

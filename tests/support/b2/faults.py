@@ -11,13 +11,16 @@ from .errors import B2Error
 Kind = Literal[
     401, 403, 429, 500, 503,
     "download_cap_exceeded", "storage_cap_exceeded", "transaction_cap_exceeded",
-    "cut", "hangup", "stall", "trickle", "damage", "short", "no_checksum", "refuse",
+    "cut", "hangup", "expire", "stall", "trickle", "damage", "short", "refuse",
+    "no_checksum", "wrong_checksum",
 ]  # fmt: skip
 
 ANY_OPERATION = "*"
-INTERRUPTIONS = ("cut", "hangup", "stall", "trickle")
-DOWNLOADS_ONLY = ("short", "no_checksum")
-BODIES_ONLY = ("damage",)
+INTERRUPTIONS = ("cut", "hangup", "expire", "stall", "trickle")
+DOWNLOADS_ONLY = ("short",)
+CHECKSUMS = ("no_checksum", "wrong_checksum")
+WITH_CHECKSUMS = ("download", "head", "upload")
+WRONG_SHA1 = "0" * 40
 
 _CAPS = "See the Caps & Alerts page to increase your cap."
 _ANSWERS: dict[object, tuple[str, str]] = {
@@ -53,8 +56,8 @@ class Fault:
             raise ValueError(
                 f"fault {self.kind!r} applies to 'download' and 'head', not to {self.operation!r}"
             )
-        if self.kind in BODIES_ONLY and self.operation not in ("download", "upload", "upload_part"):
-            raise ValueError(f"fault {self.kind!r} applies to transfers, not to {self.operation!r}")
+        if self.kind in CHECKSUMS and self.operation not in WITH_CHECKSUMS:
+            raise ValueError(f"fault {self.kind!r} applies to {WITH_CHECKSUMS}, not to {self.operation!r}")
 
     def matches(self, operation: str, name: str) -> bool:
         """Return whether a request of `operation` on `name` meets this fault."""
@@ -125,6 +128,12 @@ class Struck:
         for fault in self.faults:
             data = fault.damaged(data)
         return data
+
+    def sha1(self, true: str, none: str) -> str:
+        """Return the checksum that the server tells in place of the true one."""
+        if self.of_kind("no_checksum"):
+            return none
+        return WRONG_SHA1 if self.of_kind("wrong_checksum") else true
 
     def interruption(self) -> Fault | None:
         """Return the fault that breaks the body off or slows it down, if any."""

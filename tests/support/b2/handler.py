@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AUTHORIZE_PATH = "/b2api/v4/b2_authorize_account"
 UPLOADS = {"b2_upload_file": "upload", "b2_upload_part": "upload_part"}
+TRANSFERS = ("download", *UPLOADS.values())  # their bodies are files, which are damaged elsewhere
 DOWNLOAD_BY_ID = "b2_download_file_by_id"
 
 
@@ -66,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile,
             self.server.stopping,
             lambda: self.server.bytes_per_second,
+            self.server.account.expire_tokens,
         )
 
     def handle(self) -> None:
@@ -119,6 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         with_body = self.command != "HEAD"
         # An upload's fault has struck its request body; that of a HEAD strikes in place of the headers.
         struck = NO_FAULTS if exchange.operation in UPLOADS.values() else exchange.struck
+        if exchange.operation not in TRANSFERS:
+            answer = Answer(answer.status, struck.damaged(answer.body), answer.headers)
         if not with_body:
             self.wire.write(b"", struck, exchange.record)
         exchange.record.status = answer.status
@@ -156,7 +160,8 @@ class Handler(BaseHTTPRequestHandler):
         store = self.server.store
         if exchange.operation == "upload_part":
             return _json_answer(upload_part(store, target, self.headers, body))
-        return _json_answer(upload_file(store, store.bucket_by_id(target), self.headers, body))
+        bucket = store.bucket_by_id(target)
+        return _json_answer(upload_file(store, bucket, self.headers, body, exchange.struck))
 
     def _file(self) -> Version:
         """Return the version that the path of a download names."""

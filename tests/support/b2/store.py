@@ -58,6 +58,7 @@ class Store:
         self.lock = threading.RLock()
         self._buckets: dict[str, Bucket] = {}
         self._by_id: dict[str, Version] = {}
+        self.clock_skew_seconds = 0.0
         self._last_timestamp = 0
         self._next_number = 0
 
@@ -81,6 +82,11 @@ class Store:
             if any(bucket.versions.values()):
                 raise B2Error("bad_request", "Cannot delete non-empty bucket")
             return self._buckets.pop(bucket.name)
+
+    def drop_bucket(self, name: str) -> None:
+        """Remove a bucket with all that it holds."""
+        with self.lock:
+            del self._buckets[name]
 
     def bucket(self, name: str) -> Bucket:
         """Return the bucket of this name; downloads by name answer 404 where there is none."""
@@ -175,5 +181,6 @@ class Store:
 
     def _timestamp(self) -> int:
         """Return milliseconds since 1970, never the same twice: rclone tells versions apart by them."""
-        self._last_timestamp = max(int(time.time() * 1000), self._last_timestamp + 1)
+        now = int((time.time() + self.clock_skew_seconds) * 1000)
+        self._last_timestamp = max(now, self._last_timestamp + 1)
         return self._last_timestamp

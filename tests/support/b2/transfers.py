@@ -32,9 +32,10 @@ class Download:
     data: bytes
 
 
-def upload_file(store: Store, bucket: Bucket, headers: Headers, body: bytes) -> Document:
+def upload_file(store: Store, bucket: Bucket, headers: Headers, body: bytes, struck: Struck) -> Document:
     """Keep an uploaded file whose checksum holds."""
     data, sha1 = checked(headers, body)
+    sha1 = struck.sha1(sha1, NO_SHA1)
     version = store.add(
         bucket,
         unquote(_required(headers, "X-Bz-File-Name")),
@@ -84,7 +85,7 @@ def download(version: Version, range_header: str | None, struck: Struck) -> Down
     short = struck.of_kind("short")
     data = version.data[: short.offset(len(version.data))] if short else version.data
     data = struck.damaged(data)
-    headers = _file_headers(version, with_sha1=struck.of_kind("no_checksum") is None)
+    headers = _file_headers(version, struck)
     span = _span(range_header, len(data))
     if span is None:
         return Download(200, headers, data)
@@ -99,12 +100,13 @@ def _required(headers: Headers, name: str) -> str:
     return value
 
 
-def _file_headers(version: Version, *, with_sha1: bool) -> dict[str, str]:
+def _file_headers(version: Version, struck: Struck) -> dict[str, str]:
+    with_sha1 = struck.of_kind("no_checksum") is None
     info = {key: value for key, value in version.info.items() if with_sha1 or key != LARGE_FILE_SHA1}
     return {
         "Accept-Ranges": "bytes",
         "Content-Type": version.content_type,
-        "X-Bz-Content-Sha1": version.sha1 if with_sha1 else NO_SHA1,
+        "X-Bz-Content-Sha1": struck.sha1(version.sha1, NO_SHA1),
         "X-Bz-File-Id": version.file_id,
         "X-Bz-File-Name": quote(version.name),
         "X-Bz-Upload-Timestamp": str(version.timestamp),

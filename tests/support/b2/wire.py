@@ -40,12 +40,14 @@ class Wire:
         writer: BufferedIOBase,
         stopping: threading.Event,
         rate: Callable[[], float | None] = lambda: None,
+        expire_tokens: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._reader = reader
         self._writer = writer
         self._stopping = stopping
         self._rate = rate
+        self._expire_tokens = expire_tokens
 
     def read(self, total: int, struck: Struck, record: Record) -> bytes:
         """Return a request body of `total` bytes, or break off as the faults say."""
@@ -110,7 +112,9 @@ class Wire:
             self._strike(fault, total - whole, move)
 
     def _strike(self, fault: Fault, remaining: int, move: Callable[[int], None]) -> None:
-        if fault.kind == "cut":
+        if fault.kind == "expire":
+            self._expire_tokens()
+        if fault.kind in ("cut", "expire"):
             self.reset()
         elif fault.kind == "hangup":
             self.hang_up()

@@ -8,8 +8,15 @@ import pytest
 
 import linnaeus
 from linnaeus.config import BucketConfig, Config
-from linnaeus.errors import CheckpointInvalidError, CheckpointNotFoundError, CorruptCheckpointError
+from linnaeus.errors import (
+    CheckpointInvalidError,
+    CheckpointNotFoundError,
+    ConfigError,
+    CorruptCheckpointError,
+    IdentifierError,
+)
 from linnaeus.resolving import resolve, resolve_in
+from linnaeus.utils.checkpoint_utils import resolve_checkpoint_path
 from support.directories import names
 
 DISABLED = BucketConfig()
@@ -150,6 +157,23 @@ def test_what_stands_in_the_way_is_an_error_of_its_own(full_cache, bucket):
             with pytest.raises(CheckpointInvalidError) as caught:
                 resolve_in(identifier, str(full_cache), bucket)
             assert caught.value.path == str(full_cache / name)
+            assert caught.value.advice or name == "circle.pth"
+
+
+@pytest.mark.parametrize("identifier", [None, 5, b"x.pth", object()])
+def test_what_is_no_text_and_no_path_names_nothing(cache, identifier):
+    """Both doors say so in the words of the project."""
+    cfg = Config.from_plain({"ENV": {"INPUT": {"CACHE_DIR": str(cache)}}})
+    for act in (lambda: resolve(identifier, cfg), lambda: resolve_checkpoint_path(identifier, str(cache))):
+        with pytest.raises(IdentifierError, match="neither text nor a path"):
+            act()
+
+
+@pytest.mark.parametrize("directory", [5, b"cache", object()])
+def test_what_is_no_directory_is_no_cache(directory):
+    """An error that names the argument."""
+    with pytest.raises(ConfigError, match="cache_dir"):
+        resolve_checkpoint_path("x.pth", directory)
 
 
 def test_an_empty_file_is_damaged(full_cache):

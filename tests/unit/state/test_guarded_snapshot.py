@@ -18,7 +18,7 @@ from support.trees import same
 
 def trained() -> RunParts:
     """Return a model with a trained, a frozen and an untrained part, after one step."""
-    model = nn.ModuleDict({"a": nn.Linear(300, 300), "b": nn.BatchNorm1d(4), "c": nn.Linear(3, 3)})
+    model = nn.ModuleDict({"a": nn.Linear(300, 300), "b": nn.BatchNorm1d(4), "c": nn.Linear(600, 600)})
     model["c"].bias.requires_grad_(False)
     optimizer = torch.optim.AdamW(model["a"].parameters())
     model["a"](torch.randn(2, 300)).sum().backward()
@@ -26,9 +26,22 @@ def trained() -> RunParts:
     return RunParts(model=model, optimizer=optimizer)
 
 
+class Odd:
+    """A part whose state is whatever it was given."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.content
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.content = state
+
+
 def snapshot(parts: RunParts, **others: Any) -> Snapshot:
     """Return a snapshot of the parts as they are."""
-    return take_snapshot(parts, parts.capture() | others, SpareMemory())
+    return take_snapshot(parts, others, SpareMemory())
 
 
 def shares(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -63,7 +76,8 @@ def test_a_copy_shares_nothing_and_is_the_same() -> None:
         "parameter": nn.Parameter(torch.ones(2)),
         "gradient": torch.ones(2, requires_grad=True),
     }
-    taken = take_snapshot(RunParts(model=nn.Linear(1, 1)), content, SpareMemory(), copy=True).content
+    parts = RunParts(model=nn.Linear(1, 1), ema=Odd(content))
+    taken = take_snapshot(parts, {}, SpareMemory(), copy=True).content["ema"]
     base.zero_()
     twice.append(3)
     content["ordered"]["b"] = 2
@@ -106,7 +120,7 @@ def test_what_was_not_read_when_training_comes_back_is_copied_first() -> None:
 def test_what_was_read_is_not_copied() -> None:
     """Memory for copies is only taken for what is left."""
     parts, spare = trained(), SpareMemory()
-    taken = take_snapshot(parts, parts.capture(), spare)
+    taken = take_snapshot(parts, {}, spare)
     assert taken.guard is not None
     read_all(taken)
     taken.guard.release()
@@ -133,6 +147,56 @@ def test_a_change_without_announcement_is_noticed() -> None:
         else:
             with pytest.raises(TornSaveError):
                 read_all(taken)
+
+
+@pytest.mark.parametrize("way", ["in place", "other memory", "by announcement"])
+def test_a_change_before_the_writer_begins_is_noticed(way: str) -> None:
+    """Tensors stay the run's own objects for a moment; whatever happens to them then is found too."""
+    parts = trained()
+    average = parts.optimizer.state[parts.model["a"].weight]["exp_avg"]
+    before = average.clone()
+    taken = snapshot(parts)
+    assert taken.guard is not None
+    if way == "in place":
+        average.add_(1)
+    elif way == "other memory":
+        average.data = average + 1
+    else:
+        taken.guard.release()
+        average.add_(1)
+    held = taken.content["optimizer"]["state"][0]["exp_avg"]
+    assert held is not average
+    if way == "by announcement":
+        read = b"".join(map(bytes, taken.guard.pieces(held.untyped_storage())))
+        assert read == bytes(memory_of(before.untyped_storage()))
+    else:
+        with pytest.raises(TornSaveError):
+            list(taken.guard.pieces(held.untyped_storage()))
+
+
+def test_state_of_an_optimizer_that_is_no_tensor_is_copied() -> None:
+    """An entry may hold numbers, lists and tensors with gradients; only plain tensors are guarded."""
+    parts = trained()
+    entry = parts.optimizer.state[parts.model["a"].bias]
+    entry |= {"old": [1, 2], "asks": torch.ones(2, requires_grad=True), "none": None}
+    taken = snapshot(parts)
+    entry["old"].append(3)
+    found = taken.content["optimizer"]["state"][1]
+    assert found["old"] == [1, 2]
+    assert (found["none"], found["asks"].requires_grad) == (None, True)
+    assert not shares(found["asks"], entry["asks"])
+    assert shares(found["exp_avg"], entry["exp_avg"])
+    assert list(found) == list(entry)
+
+
+def test_a_few_frozen_numbers_are_copied_and_many_are_not() -> None:
+    """Frozen parameters are worth looking for only when they are more than a copy costs."""
+    few, many = trained(), trained()
+    few.model["c"] = nn.Linear(3, 3).requires_grad_(False)
+    many.model["c"].requires_grad_(False)
+    for parts, expected in ((few, False), (many, True)):
+        taken = snapshot(parts).content["model"]
+        assert shares(taken["c.weight"], parts.model["c"].weight) is expected
 
 
 def test_without_memory_for_a_copy_training_waits(monkeypatch: pytest.MonkeyPatch) -> None:

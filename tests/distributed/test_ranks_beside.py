@@ -1,0 +1,32 @@
+"""Several ranks save while they train: nobody waits for the disk, and all know alike what became of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.torchrun import torchrun
+
+pytestmark = pytest.mark.slow
+
+
+def test_nobody_waits_for_a_disk(tmp_path: Path) -> None:
+    """While a rank's disk does not answer, runs train on; what is saved is the state at its step."""
+    torchrun(2, tmp_path, "goes_on:fsdp", "goes_on:ddp", "tries_again")
+
+
+def test_all_follow_the_same_policy(tmp_path: Path) -> None:
+    """WHEN_BUSY, ASYNC, ON_FAILURE and CHECK_FINITE do on ranks what they do on one process, on all alike."""
+    torchrun(2, tmp_path, "policies", "refuses_what_is_not_finite", "passes_tensors_on")
+
+
+@pytest.mark.parametrize(("parallel", "world_size"), [("fsdp", 2), ("ddp", 2), ("fsdp", 4)])
+def test_steps_at_random_moments_tear_nothing(tmp_path: Path, parallel: str, world_size: int) -> None:
+    """Whenever optimizers step, each file is the gathered state of one instant, bit for bit."""
+    torchrun(world_size, tmp_path, f"steps_at_random:{parallel}:{80 // world_size}")
+
+
+def test_unannounced_changes_on_one_rank_are_never_published(tmp_path: Path) -> None:
+    """They are noticed by versions or checksums, thrown away by all, and saved again by copy."""
+    torchrun(2, tmp_path, "is_torn:in_place", "is_torn:hidden")
