@@ -18,6 +18,7 @@ from linnaeus import pth
 from linnaeus.distributed import join
 from linnaeus.errors import PeerFailedError
 from linnaeus.pth import _save_sharded, _shard_files
+from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore, tensors_in
 from support.rank_process import equal, main
 from support.rank_run import RankRun
@@ -129,7 +130,7 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
             "writing": (_shard_files.Writer, "write"),
             "metadata": (_shard_files.Writer, "finish"),
             "commit file": (_save_sharded, "compose_commit"),
-            "end": (_save_sharded, "commit_directory"),
+            "end": (_saver, "commit_directory"),
         }[stage]
         setattr(owner, place, lambda *_, **__: os.kill(os.getpid(), number))
     try:

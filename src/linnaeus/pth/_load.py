@@ -149,12 +149,12 @@ def _placed(node: Any, map_location: Any) -> Any:
     """Return an object with its tensors where they shall be; a location that tells by storage is torch's."""
     if map_location is None or str(map_location) == "cpu":
         return node
-    if not _is_plain_place(map_location):
+    if not isinstance(map_location, str | _device_type()):
         raise TypeError("of a directory, map_location can only be a device")
     import torch
 
     if isinstance(node, torch.Tensor):
-        return node.to(map_location)
+        return node.to(torch.device(str(map_location)))
     if isinstance(node, dict):
         node.update({key: _placed(value, map_location) for key, value in node.items()})
         return node
