@@ -8,7 +8,6 @@ from linnaeus.pth._brief import Brief, brief
 from linnaeus.pth._commit_file import COMMIT, SHARDED, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
-from linnaeus.pth._directory import files_of, glance_sharded
 from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._fill import Source, mapped_file
 from linnaeus.pth._finite import not_finite
@@ -21,6 +20,7 @@ from linnaeus.pth._safetensors import INDEX_SUFFIX
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import Ranks, save_together
+from linnaeus.pth._sharded import files_of, glance_sharded
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor, prefetch

@@ -34,7 +34,7 @@ from linnaeus.pth._safetensors import (
 from linnaeus.pth._tail import read_document
 
 if TYPE_CHECKING:
-    from linnaeus.pth._directory import Directory
+    from linnaeus.pth._sharded import Sharded
 
 _HEAD_BYTES = 512
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
@@ -57,7 +57,7 @@ class Examination:
         refused: Names that its pickle asks for beyond data, where the pickle was looked at.
         replaced: Names of classes that hold only data, for which plain values stand in.
         tree: The object with stubs for tensors, where the pickle was looked at.
-        directory: What is known of a checkpoint in several files.
+        sharded: What is known of a checkpoint in several files.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class Examination:
     refused: Sequence[str] = ()
     replaced: frozenset[str] = frozenset()
     tree: Any = None
-    directory: Directory | None = None
+    sharded: Sharded | None = None
 
     def require_safe(self) -> None:
         """Check that the file asks for nothing but data.
@@ -107,7 +107,7 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
         CheckpointInvalidError: The system won't let it be read.
     """
     if path.is_dir():
-        from linnaeus.pth._directory import examine_directory  # here, since it stands upon this
+        from linnaeus.pth._sharded import examine_directory  # here, since it stands upon this
 
         return examine_directory(path, thoroughly=thoroughly)
     try:

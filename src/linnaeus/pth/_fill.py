@@ -22,7 +22,7 @@ from linnaeus.pth._load import load, load_described, opened, own_document
 if TYPE_CHECKING:
     import torch
 
-    from linnaeus.pth._directory_load import Lazy
+    from linnaeus.pth._sharded_load import Lazy
 
 _PIECE_BYTES = 4 << 20  # what a core reads at a time
 
@@ -173,9 +173,9 @@ def mapped_file(path: Path) -> Iterator[Source]:
 
 
 def _lazy(path: Path) -> Lazy:
-    from linnaeus.pth._directory_load import Lazy
+    from linnaeus.pth._sharded_load import Lazy
 
     found = examine(path)
     found.require_safe()
-    assert found.directory is not None  # noqa: S101 - it was found to be one
-    return Lazy(found.directory)
+    assert found.sharded is not None  # noqa: S101 - it was found to be one
+    return Lazy(found.sharded)

@@ -137,12 +137,12 @@ def _device_type() -> type:
 
 
 def _load_directory(path: Path, map_location: Any) -> Any:
-    from linnaeus.pth._directory_load import load_directory  # here, since it stands upon this
+    from linnaeus.pth._sharded_load import load_directory  # here, since it stands upon this
 
     found = examine(path)
     found.require_safe()
-    assert found.directory is not None  # noqa: S101 - it was found to be one
-    return _placed(load_directory(found.directory), map_location)
+    assert found.sharded is not None  # noqa: S101 - it was found to be one
+    return _placed(load_directory(found.sharded), map_location)
 
 
 def _placed(node: Any, map_location: Any) -> Any:

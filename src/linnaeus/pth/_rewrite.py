@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnaeus.files import commit, remove_file, require_space, temporary_name
-from linnaeus.pth._directory_load import Lazy
 from linnaeus.pth._examine import examine
 from linnaeus.pth._load import load
 from linnaeus.pth._save import save_error, take_apart
 from linnaeus.pth._save_sharded import Alone, Session
+from linnaeus.pth._sharded_load import Lazy
 from linnaeus.pth._shares import Shares
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def rewrite_as_directory(source: Path, target: Path, *, about: Mapping[str, Any]
 def _lazy(path: Path) -> Lazy:
     found = examine(path)
     found.require_safe()
-    assert found.directory is not None  # noqa: S101 - callers have looked
-    return Lazy(found.directory)
+    assert found.sharded is not None  # noqa: S101 - callers have looked
+    return Lazy(found.sharded)
 
 
 def _blocks_of(plan: Plan, lazy: Lazy) -> Iterator[Block]:

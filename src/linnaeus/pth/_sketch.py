@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from linnaeus.pth._bounds import MAX_DEPTH
-from linnaeus.pth._directory import sketch_directory
 from linnaeus.pth._document import Document, child_nodes
 from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._glance import ReadAt, examine_there
 from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._safetensors import INDEX, SAFETENSORS, read_index, start_of
+from linnaeus.pth._sharded import sketch_directory
 from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._stubs import TensorStub
 
@@ -72,8 +72,8 @@ def _unreadable(node: Any) -> Any:
 
 def sketch_examined(found: Examination) -> Any:
     """Return the sketch of a file that was examined and found safe."""
-    if found.directory is not None:
-        return sketch_directory(found.directory)
+    if found.sharded is not None:
+        return sketch_directory(found.sharded)
     if found.kind == INDEX:
         return _of_index(found.path)
     if found.kind == SAFETENSORS:

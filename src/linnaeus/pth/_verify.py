@@ -9,8 +9,8 @@ from typing import Any
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
-from linnaeus.pth._directory import check_content, has_checksums
 from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._sharded import check_content, has_checksums
 from linnaeus.pth._skeleton import check_skeleton
 
 _NUM_NAMED = 5
@@ -63,8 +63,8 @@ def require_valid(path: str | os.PathLike[str], *, content: bool = True) -> Exam
     """
     examination = examine(Path(path), thoroughly=content)
     examination.require_safe()
-    if content and examination.directory is not None:
-        check_content(examination.directory)
+    if content and examination.sharded is not None:
+        check_content(examination.sharded)
     damage = _first_damaged(examination) if content else None
     if damage is not None:
         raise _with_tensor(damage, examination)
@@ -84,8 +84,8 @@ def _first_damaged(examination: Examination) -> CorruptCheckpointError | None:
 
 
 def _has_checksums(examination: Examination) -> bool:
-    if examination.directory is not None:
-        return has_checksums(examination.directory)
+    if examination.sharded is not None:
+        return has_checksums(examination.sharded)
     return examination.archive is not None and examination.archive.has_checksums
 
 

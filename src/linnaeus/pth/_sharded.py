@@ -37,7 +37,7 @@ _SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class Sharded:
     """What a directory holds; `commit` is None where linnaeus did not write it."""
 
     path: Path
@@ -53,7 +53,7 @@ class Directory:
         return self.index.paths.get(name, (name,))
 
 
-def open_directory(path: Path) -> Directory:
+def open_directory(path: Path) -> Sharded:
     """Read what a directory holds, and check that commit file, metadata and sizes tell the same.
 
     Raises:
@@ -76,14 +76,14 @@ def open_directory(path: Path) -> Directory:
         )
     if commit is not None:
         check_sizes(path, commit.files)
-    directory = Directory(path, read_index(path), commit)
+    directory = Sharded(path, read_index(path), commit)
     _check_places(directory)
     if commit is not None:
         _check_names(directory, commit)
     return directory
 
 
-def _check_places(directory: Directory) -> None:
+def _check_places(directory: Sharded) -> None:
     """Check that what the metadata tells of lies inside files that are there."""
     ends: dict[str, int] = {}
     for place in places_of(directory.index):
@@ -106,7 +106,7 @@ def places_of(index: Index) -> Iterator[Place]:
     yield from index.values.values()
 
 
-def _check_names(directory: Directory, commit: Commit) -> None:
+def _check_names(directory: Sharded, commit: Commit) -> None:
     for name, (key, dtype, shape, *_) in zip(commit.names, commit.document.tensors, strict=True):
         entry = directory.index.tensors.get(name)
         if key is None:
@@ -143,7 +143,7 @@ def examine_directory(path: Path, *, thoroughly: bool = False) -> Examination:
         document.keys(),
         document.about,
         document=document,
-        directory=directory,
+        sharded=directory,
     )
 
 
@@ -184,7 +184,7 @@ def files_of(path: Path) -> list[Path]:
     return [path / name for name in commit.files] + [path / COMMIT]
 
 
-def _examined_plain(directory: Directory) -> Examination:
+def _examined_plain(directory: Sharded) -> Examination:
     index = directory.index
     infos = tuple(
         TensorInfo(name, one.dtype, one.shape, contiguous_stride(one.shape), 0, _first_file(one.parts))
@@ -200,7 +200,7 @@ def _examined_plain(directory: Directory) -> Examination:
         tuple(keys),
         about,
         refused=refused,
-        directory=directory,
+        sharded=directory,
     )
 
 
@@ -208,7 +208,7 @@ def _first_file(parts: Any) -> str | None:
     return parts[0].place.file if parts else None
 
 
-def _values(directory: Directory) -> tuple[dict[str, Any], list[str]]:
+def _values(directory: Sharded) -> tuple[dict[str, Any], list[str]]:
     """Return the plain values at the top, and what values ask for beyond data."""
     about: dict[str, Any] = {}
     refused: list[str] = []
@@ -224,14 +224,14 @@ def _values(directory: Directory) -> tuple[dict[str, Any], list[str]]:
     return about, refused
 
 
-def has_checksums(directory: Directory) -> bool:
+def has_checksums(directory: Sharded) -> bool:
     """Tell whether its bytes can be compared with anything."""
     return directory.commit is not None or any(
         directory.parted(name).has_sums() for name in directory.index.tensors
     )
 
 
-def check_content(directory: Directory) -> None:
+def check_content(directory: Sharded) -> None:
     """Read every byte and compare it with what was recorded, where anything was.
 
     Raises:
@@ -245,7 +245,7 @@ def check_content(directory: Directory) -> None:
         directory.parted(name).check_sums()
 
 
-def sketch_directory(directory: Directory) -> Any:
+def sketch_directory(directory: Sharded) -> Any:
     """Return what a directory holds, with `StoredTensor`s for tensors; as `sketch`."""
     if directory.commit is None:
         return nested(directory, {name: directory.parted(name) for name in directory.index.tensors})
@@ -255,7 +255,7 @@ def sketch_directory(directory: Directory) -> Any:
     return sketch_document(document, lambda number: directory.parted(names[number]))
 
 
-def nested(directory: Directory, leaves: Mapping[str, Any]) -> dict[str, Any]:
+def nested(directory: Sharded, leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object that a plain directory holds, for some of its leaves by name."""
     root: dict[str, Any] = {}
     for name, leaf in leaves.items():

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._dcp_items import read_item
 from linnaeus.pth._dcp_metadata import Place
-from linnaeus.pth._directory import Directory, nested
 from linnaeus.pth._document import Document
 from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._load import load_described, load_stream
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._parted import PartedTensor, blocks
+from linnaeus.pth._sharded import Sharded, nested
 from linnaeus.pth._shares import stand_in
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Lazy:
         path: The directory.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Sharded) -> None:
         self.path = directory.path
         self._directory = directory
         self._storages: dict[int, _Kept] = {}
@@ -265,7 +265,7 @@ class _Kept:
         return order if offset == 0 and step * item_bytes(dtype) == self.storage.nbytes() else None
 
 
-def load_directory(directory: Directory) -> Any:
+def load_directory(directory: Sharded) -> Any:
     """Return the object that a directory holds, read into memory.
 
     Raises:
