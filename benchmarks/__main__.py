@@ -11,7 +11,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks import _beside, _bucket, _gpu, _loading, _reading, _saving, _stitching
+from benchmarks import _beside, _bucket, _gpu, _loading, _reading, _saving, _stitching, _uploading
 from benchmarks._machine import describe_machine
 from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
@@ -41,6 +41,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "streams": _bucket.streams,
     "kill": _bucket.kills,
     "choose-there": _bucket.choosing,
+    "beside-upload": _uploading.beside_training,
+    "failing-upload": _uploading.under_faults,
 }
 
 

@@ -30,18 +30,20 @@ from linnaeus.remote import open_remote
 from linnaeus.resolving import describe_there, resolve_in
 
 _TESTS = Path(__file__).resolve().parent.parent / "tests"
-_BUCKET, _PREFIX = "bench", "modelZoo/"
+BUCKET, PREFIX = "bench", "modelZoo/"
 _GIBIBYTE = 1 << 30
 _STREAMED_BYTES = 40_000_000
 _STREAMED_RATE = 5e6
 _KILLED_BYTES = 256 << 20
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, gives_way: bool) -> None:  # noqa: FBT001
     """Run the server of the tests, and do what is asked of it until the pipe closes."""
+    if gives_way and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     sys.path.insert(0, str(_TESTS))
     make_server = import_module("support.b2_server").B2Server
-    with make_server(buckets=[_BUCKET]) as server:
+    with make_server(buckets=[BUCKET]) as server:
         pipe.send((server.endpoint, server.env()))
         while True:
             try:
@@ -49,34 +51,46 @@ def _serve(pipe: Connection) -> None:
             except EOFError:
                 return
             if name == "put":
-                server.put(_BUCKET, _PREFIX + arguments[0], Path(arguments[1]).read_bytes())
+                server.put(BUCKET, PREFIX + arguments[0], Path(arguments[1]).read_bytes())
                 pipe.send(None)
+            elif name == "versions_there":
+                pipe.send(server.all_versions(BUCKET))
+            elif name == "fault_at_random":
+                pipe.send(server.fault_at_random(*arguments, seed=1))
             elif name == "counts":
                 pipe.send((len(server.requests), sum(record.bytes_sent for record in server.requests)))
             else:
                 pipe.send(getattr(server, name)(*arguments))
 
 
-class _Server:
+class Server:
+    """The server of the tests, in a process of its own."""
+
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         endpoint, credentials = pipe.recv()
         os.environ.update(credentials)
-        self.bucket = BucketConfig(ENABLED=True, NAME=_BUCKET, PATH_PREFIX=_PREFIX, ENDPOINT=endpoint)
+        self.bucket = BucketConfig(ENABLED=True, NAME=BUCKET, PATH_PREFIX=PREFIX, ENDPOINT=endpoint)
 
     def ask(self, name: str, *arguments: object) -> Any:
+        """Call a method of it, or one of a few acts of this file, and return what it returns."""
         self._pipe.send((name, arguments))
         return self._pipe.recv()
 
 
 @contextmanager
-def _server() -> Iterator[_Server]:
+def server_apart(*, gives_way: bool = False) -> Iterator[Server]:
+    """Run a server in a process of its own.
+
+    Args:
+        gives_way: Whether all others go first, as to a bucket that is elsewhere and takes nothing from them.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, gives_way), daemon=True)
     process.start()
     try:
-        yield _Server(ours)
+        yield Server(ours)
     finally:
         ours.close()
         process.terminate()
@@ -100,7 +114,7 @@ def _forget(*paths: Path) -> None:
 
 def downloads(settings: Settings) -> Iterator[Comparison]:
     """Fetch 1 GiB, verified and durable, against rclone's own command and an fsync."""
-    with settings.directory() as root, _server() as server:
+    with settings.directory() as root, server_apart() as server:
         server.ask("put", "x.pth", str(_checkpoint(root / "made.pth", _GIBIBYTE)))
         (root / "made.pth").unlink()
         cache, alone = root / "cache", root / "alone.pth"
@@ -126,7 +140,7 @@ def _rclone(bucket: BucketConfig, target: Path, num_streams: int) -> None:
     settings = {"TYPE": "b2", "ENDPOINT": str(bucket.ENDPOINT)}
     settings |= {"ACCOUNT": os.environ["B2_APPLICATION_KEY_ID"], "KEY": os.environ["B2_APPLICATION_KEY"]}
     environment = {f"RCLONE_CONFIG_BENCH_{key}": value for key, value in settings.items()}
-    source = f"bench:{_BUCKET}/{_PREFIX}x.pth"
+    source = f"bench:{BUCKET}/{PREFIX}x.pth"
     arguments = [str(program), "copyto", source, str(target), "--config="]
     arguments.append(f"--multi-thread-streams={0 if num_streams == 1 else num_streams}")
     subprocess.run(arguments, env=os.environ | environment, check=True)
@@ -137,7 +151,7 @@ def _rclone(bucket: BucketConfig, target: Path, num_streams: int) -> None:
 
 def streams(settings: Settings) -> Iterator[Comparison]:
     """Fetch 40 MB over connections of 5 MB/s each."""
-    with settings.directory() as root, _server() as server:
+    with settings.directory() as root, server_apart() as server:
         server.ask("put", "x.pth", str(_checkpoint(root / "made.pth", _STREAMED_BYTES)))
         server.ask("limit_rate", _STREAMED_RATE)
         cache = root / "cache"
@@ -164,7 +178,7 @@ resolve_in("x.pth", sys.argv[1], BucketConfig.model_validate_json(sys.argv[2]))
 
 def kills(settings: Settings) -> Iterator[Comparison]:
     """Kill the downloader at a tenth, a half and nine tenths, start again, and count what was served."""
-    with settings.directory() as root, _server() as server:
+    with settings.directory() as root, server_apart() as server:
         server.ask("put", "x.pth", str(_checkpoint(root / "made.pth", _KILLED_BYTES)))
         size = (root / "made.pth").stat().st_size
         server.ask("limit_rate", 50e6)
@@ -177,20 +191,20 @@ def kills(settings: Settings) -> Iterator[Comparison]:
     yield Comparison("bytes served when killed and started again", "x file", samples, "the file", bars)
 
 
-def _killed(server: _Server, cache: Path, at_bytes: float) -> int:
+def _killed(server: Server, cache: Path, at_bytes: float) -> int:
     plain = server.bucket.model_dump_json(exclude={"APP_KEY_ID", "APP_KEY"})
     child = subprocess.Popen([sys.executable, "-c", _CHILD, str(cache), plain])
-    while server.ask("bytes_served", f"{_PREFIX}x.pth") < at_bytes and child.poll() is None:
+    while server.ask("bytes_served", f"{PREFIX}x.pth") < at_bytes and child.poll() is None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
     _fetch(cache, server.bucket, "x.pth")
-    return int(server.ask("bytes_served", f"{_PREFIX}x.pth"))
+    return int(server.ask("bytes_served", f"{PREFIX}x.pth"))
 
 
 def choosing(settings: Settings) -> Iterator[Comparison]:
     """Choose among 100 checkpoints in a bucket: requests and bytes before the chosen one is fetched."""
-    with settings.directory() as root, _server() as server:
+    with settings.directory() as root, server_apart() as server:
         linnaeus.save(training(settings.main_sizes[0]).state(), root / "made.pth")
         for epoch in range(1, 101):
             # The same bytes 100 times would fill the memory: only the newest is large.

@@ -26,7 +26,7 @@ def show(console: Console, comparison: Comparison) -> None:
         table.add_row(
             name,
             *(_number(value) for value in (sample.median, sample.lowest, sample.highest)),
-            f"{reference / max(sample.median, 1e-9):.2f}",
+            f"{reference / sample.median:.2f}" if sample.median else "",
             "\n".join(map(_spell, verdicts)),
         )
     console.print(table)

@@ -20,11 +20,14 @@ from benchmarks._published import convnext, ropevit
 from benchmarks._settings import Settings
 from benchmarks._timing import Bar, Comparison, Sample, Way, take_turns
 from linnaeus.models import build_model
-from linnaeus.pth import StoredTensor, sketch
+from linnaeus.pth import describe
 
 _ROOT = Path(__file__).resolve().parent.parent
 _FILE_BYTES = 350_000_000
 SIZES = ("sm", "lg")
+
+Range = tuple[Path, int, int]
+"""A file, the first byte, and the number of bytes."""
 
 
 def prepare(root: Path, size: str, *, padded: bool = False) -> linnaeus.Config:
@@ -85,7 +88,7 @@ def stitching(settings: Settings) -> Iterator[Comparison]:
             model = build_model(cfg)
             report = linnaeus.load_pretrained(cfg, model)
             used = _used(report, root)
-            num_bytes = sum(stored.num_bytes for stored in used)
+            num_bytes = sum(size for _, _, size in used)
             buffer = torch.zeros(num_bytes, dtype=torch.uint8)
             cores = os.cpu_count() or 1
             limit, ours = f"pread of the used bytes, {cores} threads", "load_pretrained"
@@ -110,7 +113,7 @@ def _cold(
     size: str,
     cfg: linnaeus.Config,
     model: nn.Module,
-    used: list[StoredTensor],
+    used: list[Range],
     buffer: torch.Tensor,
 ) -> Comparison:
     """Do both with files that are on the disk only."""
@@ -132,24 +135,30 @@ def _forget(root: Path) -> None:
         os.close(descriptor)
 
 
-def _used(report: Any, root: Path) -> list[StoredTensor]:
-    held = {name: sketch(root / f"{name}.pth")["model"] for name in ("conv", "vit")}
-    files = {"convnext": "conv", "ropevit": "vit"}
-    origins = {(a.source, origin) for a in report.arrivals if a.source for origin in a.origins}
-    return [held[files[source]][origin] for source, origin in sorted(origins)]
+def _used(report: Any, root: Path) -> list[Range]:
+    """Return where the bytes of the tensors are that a load used."""
+    files = {"convnext": root / "conv.pth", "ropevit": root / "vit.pth"}
+    origins = {(a.source, f"model.{origin}") for a in report.arrivals if a.source for origin in a.origins}
+    found = []
+    for source, path in files.items():
+        reader: Any = torch._C.PyTorchFileReader(str(path))
+        for tensor in describe(path).tensors:
+            if (source, tensor.name) in origins:
+                found.append((path, reader.get_record_offset(str(tensor.record)), tensor.size_bytes))
+    return found
 
 
-def _pread(used: list[StoredTensor], buffer: torch.Tensor, num_threads: int) -> None:
+def _pread(used: list[Range], buffer: torch.Tensor, num_threads: int) -> None:
     memory = memoryview(cast("Any", buffer.numpy()))
     pieces = []
     at = 0
-    for stored in used:
-        pieces.append((stored, memory[at : at + stored.num_bytes]))
-        at += stored.num_bytes
-    files = {path: os.open(path, os.O_RDONLY) for path in {stored.path for stored in used}}
+    for path, start, num_bytes in used:
+        pieces.append((path, start, memory[at : at + num_bytes]))
+        at += num_bytes
+    files = {path: os.open(path, os.O_RDONLY) for path in {path for path, _, _ in used}}
     try:
         with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(lambda piece: _read(files[piece[0].path], piece[1], piece[0].start or 0), pieces))
+            list(pool.map(lambda piece: _read(files[piece[0]], piece[2], piece[1]), pieces))
     finally:
         for descriptor in files.values():
             os.close(descriptor)

@@ -110,8 +110,8 @@ class CheckpointManager:
         self._run = uuid.uuid4().hex  # tells this run's files from those of others
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
-        directory, first = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute(), self._group.roles.is_first
-        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, is_wanted=first)
+        directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
+        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, self._group)
         rules, check = Retention.of(plan), plan.CHECK_FINITE
         self._saver = Saver(directory, rules, check_finite=check, on_commit=mirror.notice, owed=mirror.owed)
         self._pipeline = pipeline_of(self._group, self._saver, self._job, plan, self._account, clock)
@@ -298,9 +298,9 @@ class CheckpointManager:
         if report is None or report is self._told_of:
             return
         self._told_of = report
-        self.lineage["pretrained"] = report.to_plain()
+        self.lineage["pretrained"] = report.to_lineage()
         if self._group.roles.is_first:
-            write_report(self.directory, self.lineage["pretrained"])
+            write_report(self.directory, report.to_text())
 
     def wait(self) -> None:
         """Wait until the save under way, if there is one, is on disk; raises SaveError."""

@@ -10,6 +10,7 @@ import torch
 
 import linnaeus
 from linnaeus import pth
+from support.rank_return import NEWEST
 from support.rank_run import RankRun
 from support.torchrun import torchrun
 
@@ -75,3 +76,20 @@ def test_ranks_take_over_what_one_process_wrote(tmp_path: Path, writer: str) -> 
         torch.save(plain, path)
     torch.save(run.whole(), tmp_path / "one_whole.pt")
     torchrun(2, tmp_path, *(f"takes_over:{way}:one/{_LAST}" for way in ("fsdp", "ddp")))
+
+
+def test_a_node_that_lost_its_disk_goes_on_too(tmp_path: Path) -> None:
+    """Whichever node still has the newest valid checkpoint, all get it and go on bit for bit."""
+    layouts = ["none+all", "all+none", "older+all", "all+bad", "bad+all", "none+none", "none+bad", "bad+none"]
+    torchrun(4, tmp_path, ":".join(["comes_back:ddp", *layouts]))
+    files = [(tmp_path / layout / f"node{n}" / NEWEST).read_bytes() for layout in layouts[:5] for n in (0, 1)]
+    assert len(set(files)) == 1
+    assert [path.name for path in (tmp_path / "bad+all" / "node0").glob("*.replaced")] == [
+        f"{NEWEST}.replaced"
+    ]
+    assert not list(tmp_path.glob("*/node*/.*.tmp"))
+
+
+def test_shards_of_a_lost_node_come_back(tmp_path: Path) -> None:
+    """Sharded ranks too take their parts from the file that another node had."""
+    torchrun(4, tmp_path, "comes_back:fsdp:none+all")

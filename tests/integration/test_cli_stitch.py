@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +85,18 @@ def test_a_dry_run_tells_what_each_source_gives_and_what_nobody_claims(here: Pat
     lines = [line.split() for line in ended.out.splitlines()]
     assert ["norm", "2", "192", "ropevit"] in lines
     assert not (here / "runs").exists()
+
+
+def test_a_dry_run_does_not_load_torchs_compiler(here: Path) -> None:
+    """Arithmetic on the meta device would, which takes longer than all of the rest."""
+    code = (
+        "import sys; from linnaeus.cli import main\n"
+        "assert main(['stitch', '--dry-run', 'stitched_convnext_ropevit']) == 0\n"
+        "assert main(['load-report']) == 0\n"
+        "assert not {'torch._dynamo', 'torch.distributed.tensor'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_dry_run_as_json_has_every_count(here: Path, run: Run) -> None:
@@ -200,3 +214,56 @@ def test_a_dry_run_looks_into_the_bucket_before_any_download(
     assert "in bucket" in found["sources"][0]["path"]
     assert b2.bytes_served(f"{PREFIX}conv.pth") < 600 << 10
     assert not cache.exists()
+
+
+def in_bucket(b2, cache: Path, **files: bytes) -> library.Config:
+    """Return a config with a bucket that holds files, by name without their ending."""
+    for name, data in files.items():
+        b2.put(BUCKET, f"{PREFIX}{name}", data)
+    bucket = dict(b2_bucket(b2))
+    plain = {"MODEL": MODEL | BOTH, "ENV": {"INPUT": {"CACHE_DIR": str(cache), "BUCKET": bucket}}}
+    return library.Config.from_plain(plain)
+
+
+def saved(content: object, **how: bool) -> bytes:
+    """Return the bytes of what torch saves."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **how)
+    return buffer.getvalue()
+
+
+def test_the_old_format_and_pins_are_rehearsed_from_the_bucket(b2, cache: Path) -> None:
+    """A file of the format before torch 1.6 is told by its beginning, one that is pinned by its name."""
+    old = saved(conv() | {"optimizer": torch.zeros(2_000_000)}, _use_new_zipfile_serialization=False)
+    new = saved(vit())
+    cfg = in_bucket(b2, cache, **{"conv.pth": old, "vit.pth": new})
+    pinned = f"vit.pth@sha256:{hashlib.sha256(new).hexdigest()}"
+    model = cfg.MODEL.model_copy(update={"PRETRAINED_ROPEVIT": pinned})
+    cfg = cfg.model_copy(update={"MODEL": model})
+    from linnaeus.models import build_model
+
+    report = library.preview(cfg, build_model(cfg))
+    assert report.is_enough
+    assert "not yet compared" in report.sources[1].path
+    assert b2.bytes_served(f"{PREFIX}conv.pth") < 600 << 10
+    assert not cache.exists()
+
+
+def test_a_rehearsal_fetches_no_missing_file_of_a_sharded_checkpoint(b2, cache: Path) -> None:
+    """With the index in the cache and its files in the bucket, the latter are told by their headers."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = conv()["model"]
+    first = {name: tensor for name, tensor in tensors.items() if name.startswith("stages.")}
+    parts = {"a.safetensors": first, "b.safetensors": {n: t for n, t in tensors.items() if n not in first}}
+    places = {name: part for part, held in parts.items() for name in held}
+    files = {part: safetensors.save(held) for part, held in parts.items()}
+    cfg = in_bucket(b2, cache, **files, **{"vit.pth": saved(vit())})
+    cache.mkdir()
+    index = cache / "conv.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    model = cfg.MODEL.model_copy(update={"PRETRAINED_CONVNEXT": index.name})
+    cfg = cfg.model_copy(update={"MODEL": model})
+    from linnaeus.models import build_model
+
+    assert library.preview(cfg, build_model(cfg)).is_enough
+    assert [path.name for path in cache.iterdir()] == [index.name]

@@ -1,5 +1,6 @@
 """What was loaded is kept: beside the run's checkpoints and in each of them."""
 
+import hashlib
 import json
 
 import torch
@@ -41,9 +42,29 @@ def test_the_report_is_kept_beside_and_in_every_checkpoint(tmp_path):
     for _ in range(2):
         ckpt.save()
         assert lineage(ckpt)["pretrained"]["counts"] == report.to_plain()["counts"]
-    kept = json.loads((tmp_path / "run" / "load_report.json").read_text())
+    text = (tmp_path / "run" / "load_report.json").read_bytes()
+    assert lineage(ckpt)["pretrained"]["report_sha256"] == hashlib.sha256(text).hexdigest()
+    kept = json.loads(text)
     assert kept == json.loads(json.dumps(report.to_plain()))
     assert kept["sources"][0]["identifier"] == "w.pth"
+
+
+def test_what_each_checkpoint_keeps_is_short(tmp_path):
+    """Counts by module and source, and what is wrong; the names of all tensors stand beside, once."""
+    layers = [nn.ModuleDict({f"layer_{n}": nn.Linear(3, 3) for n in range(30)}) for _ in range(8)]
+    wide = nn.ModuleDict({f"stage_{n}": stage for n, stage in enumerate(layers)})
+    state = wide.state_dict()
+    state["stage_7.layer_29.weigth"] = state.pop("stage_7.layer_29.weight")
+    torch.save(state, tmp_path / "w.pth")
+    cfg = config(tmp_path)
+    report = load_pretrained(cfg, wide)
+    ckpt = linnaeus.CheckpointManager(cfg, model=wide)
+    ckpt.save()
+    kept = lineage(ckpt)["pretrained"]
+    assert sum(row["loaded"] + row["fresh"] for row in kept["modules"]) == report.num_parameters
+    assert (kept["counts"]["fresh"], kept["sources"][0]["num_used"]) == (9, 479)
+    assert "pretrained has stage_7.layer_29.weigth: meant stage_7.layer_29.weight?" in kept["problems"]
+    assert len(json.dumps(kept)) < 4_000 < 40_000 < len(report.to_text())
 
 
 def test_a_resumed_run_hands_on_where_it_came_from(tmp_path):

@@ -187,3 +187,42 @@ def test_a_program_that_is_no_rclone_is_an_error(server, tmp_path, monkeypatch):
     monkeypatch.setenv("LINNAEUS_RCLONE", str(program))
     with pytest.raises(RemoteError, match="no such thing"), open_remote(b2_bucket(server)).session():
         pass
+
+
+@pytest.mark.parametrize("fault", [503, 500, 429, 403, 401, "cut", "stall", "lost", "refuse", "damage"])
+def test_a_bucket_that_could_not_be_looked_for_is_not_called_missing(server, fault):
+    """Rclone calls it so, whatever happened; then a run would begin afresh that has copies there."""
+    server.fault("list_buckets", fault)
+    bucket = b2_bucket(server, RETRIES=1, CONNECT_TIMEOUT_SECONDS=0.5, IDLE_TIMEOUT_SECONDS=0.5)
+    with open_remote(bucket).session() as session, pytest.raises(RemoteError) as caught:
+        session.files()
+    assert not isinstance(caught.value, RemoteNotFoundError)
+    server.clear_faults()
+    server.fault("list_buckets", fault, times=1)
+    with open_remote(b2_bucket(server, RETRIES=2, IDLE_TIMEOUT_SECONDS=0.5)).session() as session:
+        assert session.files()
+
+
+def test_a_key_for_one_bucket_that_may_list_none_serves(monkeypatch, tmp_path, checkpoint_bytes):
+    """As B2 gives them out for programs."""
+    capabilities = ("listFiles", "readFiles", "writeFiles", "deleteFiles")
+    with B2Server(buckets=[BUCKET], capabilities=capabilities, only_buckets=[BUCKET]) as restricted:
+        for name, value in restricted.env().items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "x.pth").write_bytes(checkpoint_bytes)
+        remote = open_remote(b2_bucket(restricted))
+        remote.send(tmp_path / "x.pth", "x.pth", mark="run")
+        assert [file.name for file in remote.files()] == ["x.pth"]
+        assert remote.drop_unfinished("run") == []
+
+
+def test_a_folder_that_nothing_was_put_into_is_empty(tmp_path):
+    """Told from a bucket that is not there."""
+    (tmp_path / "bucket").mkdir()
+    with open_remote(directory_bucket(tmp_path / "bucket")).session() as session:
+        assert session.files() == []
+    with (
+        open_remote(directory_bucket(tmp_path / "buket")).session() as session,
+        pytest.raises(RemoteNotFoundError),
+    ):
+        session.files()

@@ -151,7 +151,7 @@ class B2Server:
             `short`: the body is cut short, and its `Content-Length` says so.
             `no_checksum`: the object seems to have no SHA-1; of an upload, it is kept without one.
             `wrong_checksum`: it seems to have another SHA-1 than its own; an upload is kept with that.
-            `refuse`: the connection is reset without an answer.
+            `refuse`: the connection is reset without an answer. `lost`: it is done, and then as `refuse`.
 
         `cut`, `hangup`, `expire`, `stall`, `trickle` and `damage` strike the body: of the answer, or of the
         request where it is an upload.
@@ -165,6 +165,22 @@ class B2Server:
             retry_after: Seconds that a 429 or 503 asks the client to wait.
         """
         self._http.faults.add(Fault(operation, kind, times, after_bytes, name, retry_after))
+
+    def fault_at_random(
+        self, share: float, kinds: Sequence[Kind], operations: Sequence[str], *, seed: int
+    ) -> None:
+        """Let a share of the requests of some operations meet a fault of one of these kinds, at any place."""
+        self._http.faults.at_random(share, kinds, operations, seed)
+
+    def all_versions(self, bucket: str) -> list[tuple[str, str]]:
+        """Return the name and the SHA-1 of every version that there is, hidden ones too."""
+        with self._store.lock:
+            versions = [v for named in self._store.bucket(bucket).versions.values() for v in named]
+        return [(v.name, v.sha1) for v in versions if v.action == "upload"]
+
+    def stored(self, bucket: str) -> list[tuple[str, str]]:
+        """Return the name and the SHA-1 of all that was ever visible, oldest first, what is deleted too."""
+        return [(name, sha1) for place, name, sha1 in self._store.history if place == bucket]
 
     def set_clock(self, *, skew_seconds: float) -> None:
         """Let the server's clock be so far before that of this machine, or behind it."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,28 +18,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import linnaeus
-from linnaeus import pth
+from linnaeus import manager, pth
 from linnaeus.distributed import join
 from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
+from linnaeus.models import build_model
 from linnaeus.pth import _together
+from linnaeus.resolving import _fetch
 from linnaeus.resuming import choose_together
 from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support import rank_beside
-from support.rank_run import RankRun
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Tell whether two states are the same bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    return bool(a == b)
+from support.rank_fetch import fetches, saves_over_a_cut_link
+from support.rank_return import comes_back, copies, fails_to_copy
+from support.rank_run import RankRun, equal
+from support.replacing import noting, replaced
 
 
 def resumes_exactly(directory: Path, parallel: str) -> None:
@@ -164,26 +160,84 @@ def keeps_every_placement(directory: Path) -> None:
         assert torch.equal(tensor.to_local(), locals_before[name]), name
 
 
-def trains(directory: Path, parallel: str, epochs: str) -> None:
-    """The reference trainer, on all ranks."""
+def trains(directory: Path, parallel: str, epochs: str, *more: str) -> None:
+    """The reference trainer, on all ranks, with more settings."""
     (directory / f"pid_{dist.get_rank()}").write_text(str(os.getpid()))
     settings = [f"ENV.OUTPUT.DIRS.CHECKPOINTS={directory}/run", f"TRAIN.EPOCHS={epochs}"]
-    settings += [f"TRAIN.PARALLEL={parallel}", "TRAIN.BATCH_SIZE=256"]
+    settings += [f"TRAIN.PARALLEL={parallel}", "TRAIN.BATCH_SIZE=256", *more]
     config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-    result = train(linnaeus.load_config(config, overrides=settings))
+    fetched: list[str] = []
+    written: list[str] = []
+    with (
+        noting(_fetch._Fetch, "run", lambda fetch: fetched.append(fetch.name)),
+        noting(manager, "write_report", lambda where, _: written.append(str(where))),
+    ):
+        result = train(linnaeus.load_config(config, overrides=settings))
     (directory / f"done_{dist.get_rank()}.json").write_text(json.dumps(dict(result.metrics)))
+    coverage = {one.name: one.coverage for one in result.report.sources} if result.report else {}
+    noted = {"fetched": fetched, "written": written, "coverage": coverage}
+    (directory / f"noted_{dist.get_rank()}.json").write_text(json.dumps(noted))
 
 
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, other: Any, *, only: bool) -> Iterator[None]:
-    """Put something else in a place for the length of the block, on one rank only."""
-    before = getattr(owner, name)
-    if only:
-        setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+def trains_from(directory: Path, parallel: str, epochs: str, pretrained: str) -> None:
+    """Pretrained weights come from `bucket`, and each node has a cache of its own."""
+    settings = [
+        "TRAIN.LR=1.0e-12",
+        f"MODEL.PRETRAINED={pretrained}",
+        f"ENV.INPUT.CACHE_DIR={directory}/cache",
+    ]
+    settings += ["ENV.INPUT.BUCKET.ENABLED=true", "ENV.INPUT.BUCKET.REMOTE=:local:"]
+    trains(directory, parallel, epochs, *settings, f"ENV.INPUT.BUCKET.NAME={directory}/bucket")
+
+
+def loads_pretrained(directory: Path) -> None:
+    """A sharded model gets from the files what a whole one gets: stitched, adapted, class by class."""
+    cfg = linnaeus.load_config(directory / "exp.yaml")
+    torch.manual_seed(dist.get_rank())
+    whole, sharded = build_model(cfg), build_model(cfg)
+    sharded.load_state_dict(whole.state_dict())
+    report = linnaeus.load_pretrained(cfg, whole)
+    for block in sharded.blocks:
+        fully_shard(block)
+    fully_shard(sharded)
+    assert linnaeus.load_pretrained(cfg, sharded).arrivals == report.arrivals
+    expected = whole.state_dict()
+    # What stays fresh differs from rank to rank, each having filled its model by itself.
+    filled = {a.name for a in report.arrivals if a.status != "fresh" and a.num_filled is None}
+    for name, tensor in sharded.state_dict().items():
+        full = tensor.full_tensor()
+        assert name not in filled or torch.equal(full, expected[name]), name
+    ours, mapped = sharded.heads["species"].weight, [0, 2, 4]
+    assert torch.equal(ours.full_tensor()[mapped], expected["heads.species.weight"][mapped])
+
+
+def loads_into_every_placement(directory: Path) -> None:
+    """However a model's tensors are distributed, each rank gets its part, and reads little more."""
+    line, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+    ways: list[Any] = [(line, [Shard(0)]), (line, [Shard(1)]), (line, [Replicate()])]
+    ways += [(square, [Shard(a), Shard(b)]) for a in (0, 1) for b in (0, 1)]
+    for name in ("plain.pth", "half.pth", "turned.pth"):
+        state = torch.load(directory / name, weights_only=True)
+        for mesh, placements in ways:
+            model = nn.Module()
+            for key, tensor in state.items():
+                empty = distribute_tensor(torch.zeros(tensor.shape), mesh, placements)
+                model.register_parameter(key, nn.Parameter(empty))
+            before = bytes_read()
+            cfg = linnaeus.Config.from_plain({"MODEL": {"PRETRAINED": str(directory / name)}})
+            linnaeus.load_pretrained(cfg, model)
+            read = bytes_read() - before
+            for key, tensor in model.state_dict().items():
+                assert torch.equal(tensor.full_tensor(), state[key].float()), (name, key, placements)
+            if name == "half.pth" and placements == [Shard(0)]:  # the first file paid for imports
+                parts = sum(-(-t.shape[0] // 4) * t[0].numel() * 2 for t in state.values())
+                assert read < parts + 50_000, (read, parts)
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has asked files for."""
+    line = Path("/proc/self/io").read_text(encoding="ascii").splitlines()[0]
+    return int(line.removeprefix("rchar: "))
 
 
 def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
@@ -194,7 +248,22 @@ def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
 
 SCENARIOS: dict[str, Callable[..., None]] = {
     one.__name__: one
-    for one in (resumes_exactly, takes_over, survives_misfortunes, dies, trains, keeps_every_placement)
+    for one in (
+        resumes_exactly,
+        takes_over,
+        survives_misfortunes,
+        dies,
+        comes_back,
+        copies,
+        fails_to_copy,
+        fetches,
+        saves_over_a_cut_link,
+        trains,
+        trains_from,
+        keeps_every_placement,
+        loads_pretrained,
+        loads_into_every_placement,
+    )
 } | rank_beside.SCENARIOS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,16 @@ class RankRun:
             NoisySamples(24), batch_size=batch_size, seed=5, rank=rank, world_size=world_size
         )
 
-    def manager(self, directory: Path, **settings: Any) -> linnaeus.CheckpointManager:
-        """Return what saves it."""
+    def manager(
+        self, directory: Path, *, bucket: Mapping[str, Any] | None = None, **settings: Any
+    ) -> linnaeus.CheckpointManager:
+        """Return what saves it, and copies it to a bucket if one is given."""
         parts = ("model", "optimizer", "lr_scheduler", "loader")
         cfg = config(directory, **{"EPOCHS": 2, "DEADLINE_SECONDS": 30.0} | settings)
+        if bucket is not None:
+            plain = cfg.to_plain()
+            plain["ENV"]["OUTPUT"]["BUCKET"] = dict(bucket)
+            cfg = linnaeus.Config.from_plain(plain)
         return linnaeus.CheckpointManager(cfg, **{name: getattr(self, name) for name in parts})
 
     def train(self, directory: Path, *, stop_after: int | None = None, **settings: Any) -> None:
@@ -64,17 +71,26 @@ class RankRun:
         ckpt = self.manager(directory, **settings)
         progress = ckpt.resume()
         for _ in range(progress.epoch, 2):
-            for inputs, targets in self.loader:
-                self.optimizer.zero_grad()
-                nn.functional.mse_loss(self.model(inputs), targets).backward()
-                self.optimizer.step()
-                self.lr_scheduler.step()
+            for batch in self.loader:
+                self._step(*batch)
                 ckpt.step()
                 if ckpt.progress.step == stop_after:
                     ckpt.close()
                     return
             ckpt.end_epoch({"loss": 1.0})
         ckpt.close()
+
+    def finish(self, epoch: int) -> None:
+        """Train on to the end, and save nothing."""
+        for _ in range(epoch, 2):
+            for batch in self.loader:
+                self._step(*batch)
+
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.mse_loss(self.model(inputs), targets).backward()
+        self.optimizer.step()
+        self.lr_scheduler.step()
 
     def state(self) -> dict[str, Any]:
         """Return everything of this rank that must be bit-identical after a resume, shards as they are."""
@@ -114,3 +130,12 @@ def full(value: Any) -> torch.Tensor:
     """Return a copy of the whole."""
     tensor = value.full_tensor() if isinstance(value, DTensor) else value
     return tensor.detach().clone()
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Tell whether two states are the same bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return bool(a == b)

@@ -107,6 +107,7 @@ class BucketConfig(ClosedSection):
     IDLE_TIMEOUT_SECONDS: Seconds = 60.0
     TOTAL_TIMEOUT_SECONDS: Seconds | None = None
     STREAMS: Positive = 4
+    PER_JOB: Flag = False
 
     @field_validator("NAME")
     @classmethod

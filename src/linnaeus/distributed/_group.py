@@ -1,9 +1,6 @@
 """Agreement of all ranks of a job through its store.
 
-Invariant: every rank gets the same verdict of each agreement, or an error that names who is missing. A
-verdict is claimed by one rank through compare-and-set before it is written, so a rank whose patience ended
-and rank 0 that comes to a conclusion can't both have it their way; a late rank finds the verdict and raises
-the same.
+Invariant: every rank gets the same verdict of each agreement, or an error that names who is missing.
 
 Messages go up a tree and the verdict comes down by one key. A rank puts at most two messages, asks for those
 of a few others, and reads one verdict, whatever the size of the job.
@@ -11,33 +8,22 @@ of a few others, and reads one verdict, whatever the size of the job.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from linnaeus.distributed._heartbeat import beating
-from linnaeus.distributed._outcome import Outcome, joined
+from linnaeus.distributed._agreement import Act, Agreement, Merge, first, store_of_job
+from linnaeus.distributed._heartbeat import Watch, beating
+from linnaeus.distributed._outcome import Outcome
+from linnaeus.distributed._passing import Each, Passing
+from linnaeus.distributed._patient import BEAT_SECONDS, PatientAgreement
 from linnaeus.distributed._roles import Roles
-from linnaeus.distributed._store import Store, Waiting, absent
+from linnaeus.distributed._store import Store, Waiting
 from linnaeus.distributed._tree import FAN_OUT, children
-from linnaeus.errors import PeerFailedError
 
 DEADLINE_SECONDS = 300.0
-_BEAT_SECONDS = 1.0
-_SILENCE_SECONDS = 20.0
-_LONGEST_DECISION_SECONDS = 24 * 3600.0
-# Who waits for others of the tree gives up a little before who waits for the verdict, and tells more.
-_GRACE_SECONDS = 0.5
-
+SILENCE_SECONDS = 20.0
 _AGREEMENTS_PER_CHAPTER = 100
-
-Merge = Callable[[list[Any]], Any]
-Act = Callable[[], Any]
-
-
-def _first(values: list[Any]) -> Any:
-    return values[0]
 
 
 class Group:
@@ -58,13 +44,13 @@ class Group:
         connect: Callable[[], Store] | None,
         *,
         deadline_seconds: float = DEADLINE_SECONDS,
-        silence_seconds: float = _SILENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         waiting: Waiting | None = None,
         fan_out: int = FAN_OUT,
     ) -> None:
         self.roles = roles
         self.deadline_seconds = deadline_seconds
-        self._silence_seconds = silence_seconds
+        self.silence_seconds = silence_seconds
         self._connect = connect
         self._store = connect() if connect else None
         self._waiting = waiting or Waiting(roles.world_size)
@@ -86,7 +72,7 @@ class Group:
         what: str,
         act: Act,
         *,
-        merge: Merge = _first,
+        merge: Merge = first,
         conclude: Callable[[Any], Any] = lambda merged: merged,
         alike: bool = False,
         deadline_seconds: float | None = None,
@@ -115,7 +101,7 @@ class Group:
         if self._store is None:
             return conclude(merge([act()]))
         seconds = deadline_seconds or self.deadline_seconds
-        agreement = _Agreement(self, self._store, what, self._next("agree"), seconds)
+        agreement = Agreement(self, self._store, what, self._next("agree"), seconds)
         try:
             mine = Outcome(act())
         except BaseException as error:
@@ -146,7 +132,7 @@ class Group:
             return decide()
         key, beat = self._next("decision"), self._next("beat")
         if self.roles.rank == by:
-            with store_of_job(what), beating(self._connect(), self.mine(beat), _BEAT_SECONDS):
+            with store_of_job(what), beating(self._connect(), self.mine(beat), BEAT_SECONDS):
                 return self._tell(self.mine(key), decide)
         with store_of_job(what):
             verdict = Outcome.from_text(self._hear(what, key, beat, by))
@@ -154,44 +140,91 @@ class Group:
             raise verdict.error(what, alike=True)
         return verdict.value
 
-    def decide_apart(self, what: str, deciders: Sequence[int], mine: int, decide: Act) -> Any:
+    def decide_apart(self, what: str, by: int, decide: Callable[[Callable[[], None]], Any]) -> Any:
         """Decide on several ranks at once, each for some others; then see to it that all went well.
+
+        It takes as long as it takes, if all ranks give signs of life. Call it when all have just agreed on
+        something.
 
         Args:
             what: What is being decided, for messages.
-            deciders: The ranks that decide, the same on every rank.
-            mine: The one whose decision is this rank's.
-            decide: Done on the ranks that decide.
+            by: The rank whose decision is this rank's; those that are their own decide.
+            decide: Done on the ranks that decide; is given what to call now and then meanwhile, which raises
+                when some rank has failed.
 
         Returns:
-            The decision of rank `mine`.
+            The decision of rank `by`.
 
         Raises:
-            LinnaeusError: What `decide` raised on any rank, on every rank, where it is one of our errors.
+            LinnaeusError: What `decide` raised on any rank, at once on every rank, where it is one of ours.
             PeerFailedError: It raised another one, or a rank is gone.
         """
-        if self._store is None or self._connect is None:
-            return decide()
-        keys = {by: (self._next(f"decision/{by}"), self._next(f"beat/{by}")) for by in deciders}
-        key, beat = keys[mine]
+        if self._store is None:
+            return decide(lambda: None)
 
-        def act() -> Any:
-            if self.roles.rank == mine:
-                with beating(self._connect_again(), self.mine(beat), _BEAT_SECONDS):
-                    return self._tell(self.mine(key), decide)
-            with store_of_job(what):
-                heard = Outcome.from_text(self._hear(what, key, beat, mine))
-            if not heard.is_good:
-                raise heard.error(what, alike=True)
-            return heard.value
+        def act(agreement: PatientAgreement) -> Any:
+            if self.roles.rank == by:
+                return agreement.tell(lambda: decide(agreement.still_wanted))
+            return agreement.hear(by)
 
-        found: list[Any] = []
-        # Who waits for a decider notices its end by itself, so the rest may wait for as long as it takes.
-        self.agree(what, lambda: found.append(act()), alike=True, deadline_seconds=_LONGEST_DECISION_SECONDS)
-        return found[0]
+        return self._patiently(what, self._store, act)
 
-    def _connect_again(self) -> Store:
-        assert self._connect is not None  # noqa: S101 - callers have checked
+    def pass_on(
+        self,
+        what: str,
+        members: Sequence[int],
+        span: tuple[int, int],
+        each: Each,
+        told: Callable[[], Any],
+        then: Callable[[Any], None],
+    ) -> None:
+        """Hand bytes of one rank to some others, over a process group of theirs; call it on every rank.
+
+        Args:
+            what: What is passed on, for messages.
+            members: The ranks that take part; the first has the bytes.
+            span: The first byte's place, and the one after the last's.
+            each: Fills a piece where the bytes are, takes it elsewhere; is given where it begins.
+            told: Done at last where the bytes are; returns JSON values, which `then` is given.
+            then: Done at last where the bytes have come to.
+
+        Raises:
+            LinnaeusError: What any of these raised on any rank, at once on every rank.
+            PeerFailedError: A rank is gone.
+        """
+
+        def act(agreement: PatientAgreement) -> None:
+            if self.roles.rank not in members:
+                return
+            passing = Passing(agreement, members, self.roles.rank, self.connect(), self.silence_seconds)
+            passing.run(*span, each)
+            if self.roles.rank == members[0]:
+                agreement.tell(told)
+            else:
+                then(agreement.hear(members[0]))
+
+        if self._store is not None:
+            self._patiently(what, self._store, act)
+
+    def _patiently(self, what: str, store: Store, act: Callable[[PatientAgreement], Any]) -> Any:
+        """Act on every rank; return what came of it here when it went well everywhere."""
+        agreement = PatientAgreement(self, store, what, self._next("agree"))
+        with agreement.alive():
+            try:
+                found = act(agreement)
+                verdict = agreement.reach(Outcome(), first, lambda _: None)
+            except BaseException as error:
+                agreement.fail(error)
+                raise
+            if not verdict.is_good:
+                agreement.farewell()
+                raise verdict.error(what, alike=True)
+        self._forget()
+        return found
+
+    def connect(self) -> Store:
+        """Return a further connection to the store; there is one when this process is not alone."""
+        assert self._connect is not None  # noqa: S101 - set where there is a store
         return self._connect()
 
     def _tell(self, key: str, decide: Act) -> Any:
@@ -205,12 +238,10 @@ class Group:
 
     def _hear(self, what: str, key: str, beat: str, by: int) -> bytes:
         """Wait for a key for as long as another one changes."""
-        last = b""
-        while not self._waiting.until(lambda: self.store.check([key]), self._silence_seconds):
-            now = self.store.get(beat) if self.store.check([beat]) else b""
-            if now == last:
-                raise Outcome(missing=[by]).error(what, alike=False)
-            last = now
+        watch = Watch(self.store, self._waiting, self.silence_seconds)
+        silent = watch.until(lambda: self.store.check([key]), lambda: {by: beat})
+        if silent:
+            raise Outcome(missing=silent).error(what, alike=False)
         return self.store.get(key)
 
     def beside(self, name: str) -> Group:
@@ -270,129 +301,3 @@ class Group:
             if not key.startswith(current):
                 self.store.delete_key(key)
         self._mine = [key for key in self._mine if key.startswith(current)]
-
-
-@contextlib.contextmanager
-def store_of_job(what: str) -> Iterator[None]:
-    """Make an error of ours of what the store raises when it can't be reached."""
-    try:
-        yield
-    except RuntimeError as error:
-        if type(error).__module__ != "torch.distributed":
-            raise
-        raise PeerFailedError(
-            path=what,
-            problem=f"the store of the job does not answer ({str(error).splitlines()[0]}):"
-            " the process that holds it, usually rank 0 or its launcher, is gone",
-            ranks=[0],
-        ) from error
-
-
-class _Agreement:
-    """One agreement, seen from one rank."""
-
-    def __init__(self, group: Group, store: Store, what: str, prefix: str, deadline_seconds: float) -> None:
-        self._deadline_seconds = deadline_seconds
-        self._group, self._store, self._what, self._prefix = group, store, what, prefix
-        self._rank, self._world_size = group.roles.rank, group.roles.world_size
-
-    def _key(self, kind: str, rank: int | None = None) -> str:
-        return f"{self._prefix}/{kind}" if rank is None else f"{self._prefix}/{kind}/{rank}"
-
-    def reach(self, mine: Outcome, merge: Merge, conclude: Callable[[Any], Any]) -> Outcome:
-        """Return the verdict."""
-        with store_of_job(self._what):
-            try:
-                return self._reach(mine, merge, conclude)
-            except (KeyboardInterrupt, SystemExit) as error:
-                self._leave(Outcome.failed(self._rank, error))
-                raise
-
-    def fail(self, error: BaseException) -> None:
-        """Tell of this rank's own error, and stay until the others know unless it is an interruption."""
-        told = Outcome.failed(self._rank, error)
-        with contextlib.suppress(PeerFailedError), store_of_job(self._what):  # its own is the one to raise
-            if isinstance(error, Exception):
-                self.reach(told, _first, lambda merged: merged)
-            else:
-                self._leave(told)
-
-    def _leave(self, told: Outcome) -> None:
-        """Pronounce a failure at once, not waiting for anybody."""
-        if self._claim("abort"):
-            self._pronounce(told)
-
-    def _reach(self, mine: Outcome, merge: Merge, conclude: Callable[[Any], Any]) -> Outcome:
-        heard = [mine]
-        up = [self._key("up", rank) for rank in self._group.below(self._rank)]
-        if up:
-            self._store.set(self._group.mine(self._key("in", self._rank)), "")
-            come = self._group.waiting.until(
-                lambda: self._store.check(up) or self._is_over(), self._deadline_seconds
-            )
-            if not come:
-                self._abort()
-            if not self._store.check(up):
-                return self._verdict()
-            heard += map(Outcome.from_text, self._store.multi_get(up))
-        merged = _merged(heard, merge)
-        if self._rank == 0:
-            return self._conclude(merged, conclude)
-        self._store.set(self._group.mine(self._key("up", self._rank)), merged.to_text())
-        return self._verdict()
-
-    def _conclude(self, merged: Outcome, conclude: Callable[[Any], Any]) -> Outcome:
-        if not self._claim("conclude"):
-            return self._verdict()
-        try:
-            verdict = Outcome(conclude(merged.value)) if merged.is_good else merged
-        except BaseException as error:
-            self._pronounce(Outcome.failed(0, error))
-            raise
-        self._pronounce(verdict)
-        return verdict
-
-    def _is_over(self) -> bool:
-        return self._store.check([self._key("verdict")])
-
-    def _verdict(self) -> Outcome:
-        """Wait for the verdict; give up once, and then, should rank 0 be concluding, a moment later."""
-        for patience in (self._deadline_seconds + _GRACE_SECONDS, _GRACE_SECONDS):
-            if self._group.waiting.until(self._is_over, patience):
-                return Outcome.from_text(self._store.get(self._key("verdict")))
-            self._abort()
-        return Outcome(missing=[0])  # it claimed the conclusion and never came to it
-
-    def _claim(self, purpose: str) -> bool:
-        claim = f"{purpose} {self._rank}"
-        return self._store.compare_set(self._key("claim"), "", claim) == claim.encode()
-
-    def _abort(self) -> None:
-        """Pronounce who is missing, unless somebody else has the word."""
-        missing = self._missing()
-        if self._claim("abort"):
-            self._pronounce(Outcome(missing=missing or [0]))
-
-    def _pronounce(self, verdict: Outcome) -> None:
-        self._store.set(self._group.mine(self._key("verdict")), verdict.to_text())
-        self._group.mine(self._key("claim"))
-
-    def _missing(self) -> list[int]:
-        """Return who did not come, and who came, heard all that they wait for, and said nothing."""
-        leaders = {rank: below for rank in range(self._world_size) if (below := self._group.below(rank))}
-        arrival = {
-            self._key("in" if rank in leaders else "up", rank): rank for rank in range(self._world_size)
-        }
-        gone = [arrival[key] for key in absent(self._store, list(arrival))]
-        silent = [rank for rank in leaders if rank not in gone and self._is_stuck(rank, leaders[rank])]
-        return sorted({*gone, *silent} - {self._rank})
-
-    def _is_stuck(self, rank: int, below: Sequence[int]) -> bool:
-        heard_all = self._store.check([self._key("up", child) for child in below])
-        return heard_all and (rank == 0 or not self._store.check([self._key("up", rank)]))
-
-
-def _merged(heard: list[Outcome], merge: Merge) -> Outcome:
-    if all(one.is_good for one in heard):
-        return Outcome(merge([one.value for one in heard]))
-    return joined(heard)

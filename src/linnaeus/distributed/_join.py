@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from linnaeus.distributed._group import DEADLINE_SECONDS, Group
+from linnaeus.distributed._answering import AnsweringStore
+from linnaeus.distributed._group import DEADLINE_SECONDS, SILENCE_SECONDS, Group
 from linnaeus.distributed._roles import Roles
 from linnaeus.distributed._store import Store
 
 
-def join(channel: str = "main", *, deadline_seconds: float = DEADLINE_SECONDS) -> Group:
+def join(
+    channel: str = "main",
+    *,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    silence_seconds: float = SILENCE_SECONDS,
+) -> Group:
     """Return the group of all ranks of torch's default process group, or of this process alone.
 
     Call it on every rank, in the same order, for each thread that shall agree: each has its connection.
@@ -17,6 +23,7 @@ def join(channel: str = "main", *, deadline_seconds: float = DEADLINE_SECONDS) -
     Args:
         channel: Names the conversation; the same on every rank.
         deadline_seconds: How long to wait for the others before giving up.
+        silence_seconds: How long one who does what may take long may give no sign of life.
     """
     import torch.distributed as distributed  # here, so that rooms which may agree stay free of torch
 
@@ -32,11 +39,12 @@ def join(channel: str = "main", *, deadline_seconds: float = DEADLINE_SECONDS) -
     # Who joins again, as a second run in one job does, must not find what was said the first time.
     turn = store.add(f"linnaeus/{channel}/joined/{roles.rank}", 1)
 
-    def connect() -> Store:
-        made: Store = prefixed(f"linnaeus/{channel}/{turn}", store.clone())
-        return made
+    answer_seconds = min(deadline_seconds, silence_seconds)
 
-    return Group(roles, connect, deadline_seconds=deadline_seconds)
+    def connect() -> Store:
+        return AnsweringStore(prefixed(f"linnaeus/{channel}/{turn}", store.clone()), answer_seconds)
+
+    return Group(roles, connect, deadline_seconds=deadline_seconds, silence_seconds=silence_seconds)
 
 
 def alone() -> Group:

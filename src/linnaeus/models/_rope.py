@@ -44,6 +44,8 @@ def mixed_frequencies(head_dim: int, num_heads: int, *, theta: float) -> Tensor:
     Returns:
         fx and fy, stacked: (2, num_heads, head_dim // 2), float32.
     """
+    if torch.get_default_device().type == "meta":  # to calculate there, torch loads its compiler: two seconds
+        return torch.empty(2, num_heads, head_dim // 2)
     angle = 2 * torch.pi * torch.rand(num_heads, 1)
     fx, fy = axial_frequencies(head_dim, num_heads, theta=theta).to(angle.device)
     cos, sin = torch.cos(angle), torch.sin(angle)

@@ -5,8 +5,8 @@ returns a report, and one that would bring too little, or change the function, l
 """
 
 from linnaeus.pretrained._choose import checkpoints_of
-from linnaeus.pretrained._keep import report_of
-from linnaeus.pretrained._load import load_pretrained, preview, save_stitched, stitch
+from linnaeus.pretrained._keep import remember, report_of
+from linnaeus.pretrained._load import load_pretrained, load_together, preview, save_stitched, stitch
 from linnaeus.pretrained._recipe import RECIPES, Recipe, read_recipe
 from linnaeus.pretrained._report import Arrival, LoadReport, Mismatch, ModuleRow, SourceReport, Unused
 from linnaeus.pretrained._unwrap import Unwrapped, unwrap
@@ -23,8 +23,10 @@ __all__ = [
     "Unwrapped",
     "checkpoints_of",
     "load_pretrained",
+    "load_together",
     "preview",
     "read_recipe",
+    "remember",
     "report_of",
     "save_stitched",
     "stitch",

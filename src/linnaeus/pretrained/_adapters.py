@@ -64,6 +64,12 @@ def sliced(weight: Weight, *, dim: int, index: int, shape: Shape) -> Weight:
     return changed(weight, note, shape, lambda: weight.read().select(dim, index).reshape(shape))
 
 
+def viewed(weight: Weight, shape: Shape) -> Weight:
+    """View a weight in another shape of as many elements."""
+    note = f"{', '.join(weight.origins)} viewed as {shape}"
+    return changed(weight, note, shape, lambda: weight.read().reshape(shape))
+
+
 def stacked(parts: Sequence[Weight], *, dim: int, shape: Shape | None) -> Weight:
     """Stack weights along a new dimension, each viewed so that the whole has the wanted shape."""
     one = parts[0].shape

@@ -118,7 +118,7 @@ def _fitted(source: Source, chain: Chain, shapes: Shapes, wishes: Wishes) -> Fit
     if source.claims is None:  # what a recipe claims, a model's own wishes do not take away again
         offer = dropped(offer, wishes.dropped, "the model asks for it to be dropped")
     offer, applied = _ruled(offer, source, shapes)
-    offer = source.heads.apply(offer, shapes)
+    offer = source.heads.apply(offer, shapes, source.may_fill)
     return Fitted(
         source=source, chain=chain, rules=", ".join(rules.name for rules in applied) or None, offer=offer
     )

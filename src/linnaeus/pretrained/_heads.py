@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,19 @@ class HeadPolicy:
     mode: str = "fit"
     maps: tuple[HeadMap, ...] = ()
 
-    def apply(self, offer: Offer, target: Shapes) -> Offer:
-        """Return the offer with heads as they are to be loaded."""
+    def apply(self, offer: Offer, target: Shapes, may_fill: Callable[[str], bool]) -> Offer:
+        """Return the offer with heads as they are to be loaded.
+
+        Args:
+            offer: What a source has.
+            target: The model's shapes.
+            may_fill: Tells whether the source is to fill what has a name. One that is not to fill heads still
+                fills those that are mapped by class, if they fit: the mapping asks for it.
+        """
         if self.mode == "drop":
             heads = [name for name in offer.weights if name.startswith(HEADS)]
             return without(offer, heads, f"heads are dropped ({FIELD})")
-        for mapping in self.maps:
-            offer = _mapped(offer, mapping, target)
-        return offer
+        return _mapped(offer, self.maps, target, may_fill) if self.maps else offer
 
 
 def read_policy(value: object) -> HeadPolicy:
@@ -104,26 +109,44 @@ def _classes(value: object, field: str) -> list[str]:
     return names
 
 
-def _mapped(offer: Offer, mapping: HeadMap, target: Shapes) -> Offer:
+def _mapped(offer: Offer, maps: Iterable[HeadMap], target: Shapes, may_fill: Callable[[str], bool]) -> Offer:
+    made: dict[str, Weight] = {}
+    conflicts = list(offer.conflicts)
+    taken: set[str] = set()  # only at the end: two heads may come from one
+    for mapping in maps:
+        module = _module(mapping, target)
+        parts = _parts(offer, mapping, module, target)
+        problems = [
+            f"{name} can't be mapped by class: {problem}"
+            for name, (weight, _) in parts.items()
+            if (problem := _misfit(mapping, weight, target[name])) is not None
+        ]
+        if problems and not may_fill(f"{module}.weight"):
+            continue  # another source's
+        conflicts += problems
+        conflicts += [f"{name} is mapped by class twice" for name in parts if name in made]
+        taken |= {origin for _, origin in parts.values()}
+        if not problems:
+            made |= {name: _rows(weight, mapping, target[name]) for name, (weight, _) in parts.items()}
+    weights = {name: weight for name, weight in offer.weights.items() if name not in taken} | made
+    return replace(offer, weights=weights, conflicts=tuple(conflicts))
+
+
+def _module(mapping: HeadMap, target: Shapes) -> str:
     module = next((m for m in (mapping.head, f"heads.{mapping.head}") if f"{m}.weight" in target), None)
     if module is None:
         raise ConfigError(field=f"{FIELD}.{mapping.head}", expected="the model has no such head")
+    return module
+
+
+def _parts(offer: Offer, mapping: HeadMap, module: str, target: Shapes) -> dict[str, tuple[Weight, str]]:
+    """Return weight and bias by their names in the model, each with its name in the source."""
     origin = mapping.origin or module
-    if f"{origin}.weight" not in offer.weights:
-        return offer  # another source's, or missing: then the head is fresh, and said to be
-    weights = dict(offer.weights)
-    conflicts = list(offer.conflicts)
-    for last in ("weight", "bias"):
-        weight = weights.pop(f"{origin}.{last}", None)
-        wanted = target.get(f"{module}.{last}")
-        if weight is None or wanted is None:
-            continue
-        problem = _misfit(mapping, weight, wanted)
-        if problem:
-            conflicts.append(f"{module}.{last} can't be mapped by class: {problem}")
-        else:
-            weights[f"{module}.{last}"] = _rows(weight, mapping, wanted)
-    return replace(offer, weights=weights, conflicts=tuple(conflicts))
+    return {
+        f"{module}.{last}": (offer.weights[f"{origin}.{last}"], f"{origin}.{last}")
+        for last in ("weight", "bias")
+        if f"{origin}.{last}" in offer.weights and f"{module}.{last}" in target
+    }
 
 
 def _misfit(mapping: HeadMap, weight: Weight, wanted: tuple[int, ...]) -> str | None:
@@ -143,3 +166,21 @@ def _rows(weight: Weight, mapping: HeadMap, wanted: tuple[int, ...]) -> Weight:
 def missing_heads(policy: HeadPolicy, fresh: Iterable[str]) -> Iterable[str]:
     """Return why a load must be refused for the heads that stay fresh, when all were to be kept."""
     return [f"{name} stays fresh, but {FIELD} is keep" for name in fresh] if policy.mode == "keep" else []
+
+
+def unmapped_heads(policy: HeadPolicy, target: Shapes, filled: Collection[str]) -> Iterable[str]:
+    """Yield why a load must be refused for heads that were to be mapped by class and that no source has.
+
+    Args:
+        policy: What was asked for.
+        target: The model's shapes.
+        filled: Names in the model of what is filled row by row.
+    """
+    for mapping in policy.maps:
+        module = _module(mapping, target)
+        if f"{module}.weight" not in filled:
+            origin, width = mapping.origin or module, tuple(target[f"{module}.weight"][1:])
+            yield (
+                f"{FIELD}.{mapping.head}: no source has {origin}.weight for"
+                f" {mapping.num_source_classes} classes of {width}; FROM names the source's module"
+            )

@@ -12,6 +12,7 @@ from torch import nn
 
 from linnaeus import pth
 from linnaeus.config import Config
+from linnaeus.distributed import Group
 from linnaeus.errors import ConfigError
 from linnaeus.files import file_digest
 from linnaeus.pretrained._choose import Choice, checkpoints_of, choose, single
@@ -21,9 +22,10 @@ from linnaeus.pretrained._plan import Joint
 from linnaeus.pretrained._recipe import Recipe, read_recipe, recipe_of
 from linnaeus.pretrained._remote import look_without_fetching
 from linnaeus.pretrained._report import Arrival, LoadReport
-from linnaeus.pretrained._sources import Look, look_here, sources_of
+from linnaeus.pretrained._sources import Look, look_here, resolve_all, sources_of
 from linnaeus.pretrained._targets import Targets, targets_of
 from linnaeus.pretrained._transfer import rehearse, transfer
+from linnaeus.resolving import resolve_together
 
 logger = logging.getLogger("linnaeus.pretrained")
 
@@ -68,6 +70,29 @@ def load_pretrained(cfg: Config, model: nn.Module) -> LoadReport:
         logger.info("%s", report.summary())
         return report
     return _transferred(_request(choice, cfg, look_here(cfg)), model, targets)
+
+
+def load_together(cfg: Config, model: nn.Module, group: Group) -> LoadReport:
+    """Do what `load_pretrained` does on all ranks of a job, with each name fetched once for each cache.
+
+    Call it on every rank.
+
+    Args:
+        cfg: The config.
+        model: The model, alike on every rank.
+        group: All ranks.
+
+    Raises:
+        LinnaeusError: What `load_pretrained` raised on any rank, on every rank.
+        PeerFailedError: A rank is missing.
+    """
+    if group.world_size == 1:
+        return load_pretrained(cfg, model)
+    for identifier in (choose(cfg, targets_of(model)).checkpoints or {}).values():
+        resolve_all(identifier, lambda name: resolve_together(name, cfg, group))
+    loaded: list[LoadReport] = []
+    group.agree("loading pretrained weights", lambda: loaded.append(load_pretrained(cfg, model)), alike=True)
+    return loaded[0]
 
 
 def stitch(recipe: AnyRecipe, model: nn.Module, cfg: Config | None = None) -> LoadReport:
@@ -139,7 +164,7 @@ def save_stitched(report: LoadReport, model: nn.Module, path: Path) -> LoadRepor
     signed = replace(report, sources=sources)
     arrived = {a.name for a in report.arrivals if a.status != "fresh"}
     state = {name: tensor for name, tensor in model.state_dict().items() if name in arrived}
-    pth.save({"model": state}, path, about={"lineage": {"stitched": signed.to_plain()}})
+    pth.save({"model": state}, path, about={"lineage": {"stitched": signed.to_lineage()}})
     return signed
 
 

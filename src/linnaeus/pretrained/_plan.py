@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from linnaeus.pretrained._adapters import rotary_base
-from linnaeus.pretrained._batch_norm import lost_norms
 from linnaeus.pretrained._fit import Fit, Fitted
+from linnaeus.pretrained._lost import lost_norms, lost_positions, lost_scales, unmeasured
 from linnaeus.pretrained._report import Mismatch
 from linnaeus.pretrained._reshape import BIAS_TABLE, UnresizableError, reshaped
 from linnaeus.pretrained._targets import Target, Wishes
@@ -85,14 +85,17 @@ def plan(fit: Fit, wishes: Wishes, joints: Sequence[Joint]) -> Plan:
         made.seams += _open_joint(fit.fitted, joint)
     made.conflicts += _changed_constants(made.copies.values())
     for fitted in fit.fitted:
-        made.conflicts += _lost_norms(made, fitted)
+        made.conflicts += _lost(made, fit, fitted)
+    wanted = [name for name in fit.view if not name.startswith(wishes.dropped)]
+    made.conflicts += unmeasured(wanted, {copy.name for copy in made.copies.values()})
     return made
 
 
 def _place(made: Plan, fit: Fit, fitted: Fitted, name: str, weight: Weight, wishes: Wishes) -> None:
     source, target = fitted.source.name, fit.view.get(name)
-    if target is None or not fitted.source.may_fill(name):
-        reason = NO_PLACE if fitted.source.may_fill(name) else NOT_CLAIMED
+    may_fill = fitted.source.may_fill(name) or weight.rows is not None  # mapped by class: asked for
+    if target is None or not may_fill:
+        reason = NO_PLACE if may_fill else NOT_CLAIMED
         made.left[source].update(dict.fromkeys(weight.origins, reason))
         return
     fitting = _fitting(name, weight, target, fitted, wishes)
@@ -122,9 +125,11 @@ def _fitting(name: str, weight: Weight, target: Target, fitted: Fitted, wishes: 
 
 
 def _kind(dtype: torch.dtype) -> str:
-    """Return what may be cast to one another: quantized integers read as floats would be other weights."""
+    """Return what may be cast to one another: quantized numbers without scales would be other weights."""
     if dtype.is_complex:
         return "complex"
+    if dtype.is_floating_point and dtype.itemsize < 2:
+        return f"{dtype}, which goes with scales"
     return "floating" if dtype.is_floating_point else "whole"
 
 
@@ -199,9 +204,11 @@ def _base(base: float | None) -> str:
     return f" of base {base:g}" if base else ""
 
 
-def _lost_norms(made: Plan, fitted: Fitted) -> Iterator[str]:
-    source = fitted.source
-    unplaced = {name for name, why in made.left[source.name].items() if why == NO_PLACE}
+def _lost(made: Plan, fit: Fit, fitted: Fitted) -> Iterator[str]:
+    source, offered = fitted.source, fitted.offer.weights.items()
+    tensors = source.unwrapped.tensors
+    unplaced = {origin for name, weight in offered if name not in fit.view for origin in weight.origins}
     if unplaced:
         used = {o for c in made.copies.values() if c.source == source.name for o in c.weight.origins}
-        yield from lost_norms(source.unwrapped.tensors, used, unplaced)
+        for look in (lost_norms, lost_scales, lost_positions):
+            yield from look(tensors, used, unplaced)

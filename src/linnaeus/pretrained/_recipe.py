@@ -166,6 +166,10 @@ def _source(name: str, plain: object, where: str) -> SourceRecipe:
     sets, own = _rules(spec.get("rules"), f"{where}.rules")
     claims = spec.get("claims")
     prefixes = None if claims is None else tuple(map(str, _list(claims, f"{where}.claims")))
+    if prefixes == ():
+        raise ConfigError(
+            field=f"{where}.claims", expected="an empty list claims nothing; leave `claims` out"
+        )
     if prefixes is not None and not all(prefixes):
         raise ConfigError(
             field=f"{where}.claims", expected="an empty prefix claims everything; leave `claims` out"

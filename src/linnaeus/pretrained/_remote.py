@@ -2,54 +2,88 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from linnaeus.config import Config
 from linnaeus.errors import CheckpointNotFoundError, CorruptCheckpointError
 from linnaeus.pretrained._sources import Look, look_here
-from linnaeus.pth import INDEX_SUFFIX, sketch_there
+from linnaeus.pth import INDEX_SUFFIX, joined_parts, parse_index, sketch_there
 from linnaeus.remote import Session, open_remote
-from linnaeus.resolving import check_name, is_only_there, split_pin
+from linnaeus.resolving import is_absolute, is_only_there, resolve, split_pin
 
 
 def look_without_fetching(cfg: Config) -> Look:
-    """Return what looks into a checkpoint wherever it is; of one in the bucket, into its header only."""
-    here, bucket = look_here(cfg), cfg.ENV.INPUT.BUCKET
+    """Return what looks into a checkpoint wherever it is; of one in the bucket, into its header only.
+
+    What has its home elsewhere must be here already.
+    """
 
     def look(identifier: str) -> tuple[Any, str]:
-        if not is_only_there(identifier, cfg):
-            return here(identifier)
-        name, _ = split_pin(identifier)  # what it is pinned to is compared when it is fetched
-        with open_remote(bucket).session() as session:
-            return _there(session, name), f"{name} in {session.place}"
+        with ExitStack() as stack:
+            return _Looking(cfg, stack).into(identifier)
 
     return look
 
 
-def _there(session: Session, name: str) -> Any:
-    known = session.stat(name)
-    if known is None:
-        raise CheckpointNotFoundError(
-            identifier=name,
-            places=["not in the cache", f"not in {session.place}"],
-            advice="List what there is: linnaeus ls --remote",
-        )
-    if name.endswith(INDEX_SUFFIX):
-        content: dict[str, Any] = {}
-        for part in _parts(name, session.read(name, 0, known.size_bytes)):
-            content |= _there(session, part)
-        return content
-    return sketch_there(name, known.size_bytes, lambda start, length: session.read(name, start, length))
+@dataclass(slots=True)
+class _Looking:
+    """One look, with one session for all files of a checkpoint, opened when it is first needed."""
+
+    cfg: Config
+    stack: ExitStack
+    session: Session | None = field(default=None)
+
+    def into(self, identifier: str) -> tuple[Any, str]:
+        place = self.cfg.ENV.INPUT
+        name, pinned = split_pin(identifier)
+        if "://" in name:
+            return look_here(_offline(self.cfg))(identifier)
+        is_there = is_only_there(identifier, self.cfg)
+        if name.endswith(INDEX_SUFFIX) and place.BUCKET.ENABLED and not (place.OFFLINE or is_absolute(name)):
+            data = self._read_all(name) if is_there else resolve(identifier, self.cfg).read_bytes()
+            return self._into_parts(name, data), name
+        if not is_there:
+            return look_here(self.cfg)(identifier)
+        unchecked = ", its digest not yet compared" if pinned else ""
+        return self._sketch(name), f"{name} in {self._bucket().place}{unchecked}"
+
+    def _sketch(self, name: str) -> Any:
+        size_bytes = self._size_bytes(name)
+        try:
+            return sketch_there(name, size_bytes, self._reading(name))
+        except CorruptCheckpointError:  # damage on the way must not count as damage in the bucket
+            return sketch_there(name, size_bytes, self._reading(name))
+
+    def _into_parts(self, name: str, data: bytes) -> Any:
+        places = parse_index(Path(name), data)
+        parts = {part: self.into(part)[0] for part in dict.fromkeys(places.values())}
+        return joined_parts(Path(name), places, parts)
+
+    def _bucket(self) -> Session:
+        if self.session is None:
+            self.session = self.stack.enter_context(open_remote(self.cfg.ENV.INPUT.BUCKET).session())
+        return self.session
+
+    def _size_bytes(self, name: str) -> int:
+        known = self._bucket().stat(name)
+        if known is None:
+            raise CheckpointNotFoundError(
+                identifier=name,
+                places=["not in the cache", f"not in {self._bucket().place}"],
+                advice="List what there is: linnaeus ls --remote",
+            )
+        return known.size_bytes
+
+    def _read_all(self, name: str) -> bytes:
+        return self._bucket().read(name, 0, self._size_bytes(name))
+
+    def _reading(self, name: str) -> Any:
+        return lambda start, length: self._bucket().read(name, start, length)
 
 
-def _parts(name: str, data: bytes) -> list[str]:
-    try:
-        places = json.loads(data)["weight_map"]
-        parts = list(dict.fromkeys(places.values())) if isinstance(places, Mapping) else []
-        return [check_name(part) for part in parts]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpointError(
-            path=name, problem=f"it is no index of safetensors files ({error})"
-        ) from error
+def _offline(cfg: Config) -> Config:
+    place = cfg.ENV.INPUT.model_copy(update={"OFFLINE": True})
+    return cfg.model_copy(update={"ENV": cfg.ENV.model_copy(update={"INPUT": place})})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -261,7 +263,27 @@ class LoadReport:
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the report as dicts, lists and plain values, ready for JSON."""
+        """Return the whole report as dicts, lists and plain values, ready for JSON."""
+        whole = asdict(self)
+        del whole["sources"]
+        result: dict[str, Any] = _listed({**self._head(), **whole})
+        return result
+
+    def to_lineage(self) -> dict[str, Any]:
+        """Return it for the run's checkpoints: counts by module and source, and names of what is wrong only.
+
+        `report_sha256` is the digest of `to_text`, which stands beside them and is many times as long.
+        """
+        told = {"notes": self.notes, "problems": self.problems(), "min_coverage": self.min_coverage}
+        digest = hashlib.sha256(self.to_text().encode()).hexdigest()
+        result: dict[str, Any] = _listed({**self._head(), **told, "report_sha256": digest})
+        return result
+
+    def to_text(self) -> str:
+        """Return the whole report as JSON text."""
+        return json.dumps(self.to_plain(), indent=1)
+
+    def _head(self) -> dict[str, Any]:
         counts = {
             "parameters": self.num_parameters,
             "loaded": self.num_loaded,
@@ -272,10 +294,9 @@ class LoadReport:
         }
         tensors = {status: self.num_tensors(status) for status in _STATUSES} | {"unused": len(self.unused)}
         modules = [asdict(row) for row in self.modules()]
-        head = {"coverage": self.coverage, "counts": counts, "tensors": tensors, "modules": modules}
         sources = [asdict(source) | {"coverage": source.coverage} for source in self.sources]
-        result: dict[str, Any] = _listed({**head, **asdict(self), "sources": sources})
-        return result
+        head = {"model": self.model, "coverage": self.coverage, "counts": counts, "tensors": tensors}
+        return {**head, "modules": modules, "sources": sources}
 
     def _parameters(self) -> Iterable[Arrival]:
         return (arrival for arrival in self.arrivals if arrival.is_parameter)

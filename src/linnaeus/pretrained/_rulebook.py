@@ -22,6 +22,7 @@ from linnaeus.pretrained._tensor_rules import (
     Split,
     Stack,
     Transpose,
+    View,
 )
 
 Plain = Mapping[str, Any]
@@ -148,6 +149,10 @@ def _stack(names: str, to: str, dim: int = 0) -> Stack:
     return Stack(_indexed(names), to, dim)
 
 
+def _view(name: str, to: str, heads_by_width: Mapping[int, int] | None = None) -> View:
+    return View(name, to, heads_by_width or {})
+
+
 def _indexed(text: str) -> Any:
     made = template(text)
     if made.places != {"index"}:
@@ -167,6 +172,7 @@ _KINDS: Mapping[str, Callable[..., Rule]] = {
     "transpose": _transpose,
     "layers": _layers,
     "stack": _stack,
+    "view": _view,
     "fold": lambda scale, into: Fold(re.compile(scale), tuple(into)),
     "axial_frequencies": _axial,
     "constant": lambda match, what: Constant(re.compile(match), what),

@@ -25,18 +25,18 @@ def look_here(cfg: Config) -> Look:
     """Return what resolves a checkpoint, fetching it where need be, and looks into the file."""
 
     def look(identifier: str) -> tuple[Any, str]:
-        path = resolve_all(identifier, cfg)
+        path = resolve_all(identifier, lambda name: resolve(name, cfg))
         return sketch(path), str(path)
 
     return look
 
 
-def resolve_all(identifier: str, cfg: Config) -> Path:
+def resolve_all(identifier: str, resolve_one: Callable[[str], Path]) -> Path:
     """Resolve a checkpoint; of one in several safetensors files, the index and every file that it names."""
-    path = resolve(identifier, cfg)
+    path = resolve_one(identifier)
     if path.name.endswith(INDEX_SUFFIX):
         for name in describe(path).keys:
-            resolve(str(path.with_name(name)) if Path(identifier).is_absolute() else name, cfg)
+            resolve_one(str(path.with_name(name)) if Path(identifier).is_absolute() else name)
     return path
 
 
@@ -89,7 +89,7 @@ def require_readable(sources: list[Source]) -> list[Source]:
 
 def _readable(source: Source) -> bool:
     held = source.unwrapped.tensors.values()
-    return all(isinstance(tensor, Tensor) or tensor.start is not None for tensor in held)
+    return all(isinstance(tensor, Tensor) or tensor.is_readable for tensor in held)
 
 
 def _loaded(source: Source) -> Source:

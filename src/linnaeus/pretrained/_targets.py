@@ -15,6 +15,7 @@ from linnaeus.pretrained._weights import Shape
 HEADS = ("head.", "heads.", "classifier.", "fc.")
 HOOK = "pretrained_ckpt_handling_metadata"
 _WRAPPERS = ("module", "_orig_mod")
+_EXTRA_STATE = "_extra_state"  # torch: what a module returns of its own making
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,20 @@ def targets_of(model: nn.Module) -> Targets:
     """Return a model's tensors: those of its state dict.
 
     Raises:
-        IncompatibleWeightsError: A lazy module has no shapes yet.
+        IncompatibleWeightsError: A lazy module has no shapes yet, or the state dict has copies: to fill
+            those would change nothing.
     """
     parameters = {id(parameter) for parameter in model.parameters()}
+    own = parameters | {id(buffer) for buffer in model.buffers()}
     modules = dict(model.named_modules(remove_duplicate=False))
     by_id: dict[int, Target] = {}
     names: dict[str, Target] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if is_lazy(tensor):
             raise _no_memory(name, "it belongs to a lazy module that has not run yet")
-        if isinstance(tensor, Tensor):
+        if isinstance(tensor, Tensor) and not name.endswith(_EXTRA_STATE):
+            if id(tensor) not in own:
+                raise _no_memory(name, "its state dict has only a copy of it, as that of a sharding wrapper")
             if id(tensor) not in by_id:
                 is_parameter = id(tensor) in parameters
                 by_id[id(tensor)] = Target(name, tensor, is_parameter, _owners(name, modules))
@@ -86,23 +91,15 @@ def require_memory(targets: Targets) -> None:
     for target in targets.first:
         if target.tensor.is_meta:
             raise _no_memory(target.name, "it is on the meta device")
-        if hasattr(target.tensor, "device_mesh"):
-            raise _sharded(target.name)
-
-
-def _sharded(name: str) -> IncompatibleWeightsError:
-    return IncompatibleWeightsError(
-        path="a pretrained checkpoint",
-        problem=f"the model's {name} is spread over ranks already",
-        advice="Load pretrained weights before fully_shard or any other sharding.",
-    )
+        if any(placement.is_partial() for placement in getattr(target.tensor, "placements", ())):
+            raise _no_memory(target.name, "each rank has a summand of it, not a part")
 
 
 def _no_memory(name: str, why: str) -> IncompatibleWeightsError:
     return IncompatibleWeightsError(
         path="a pretrained checkpoint",
         problem=f"the model's {name} can't take weights: {why}",
-        advice="Give the model memory first, for example with Module.to_empty, or by running it once.",
+        advice="Load before wrapping; give a model memory with Module.to_empty, a lazy one by running it.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from linnaeus.pretrained._adapters import (
     sliced,
     stacked,
     unit_scale,
+    viewed,
 )
 from linnaeus.pretrained._template import Template
 from linnaeus.pretrained._weights import Offer, Shape, Shapes, Weight
@@ -177,6 +179,37 @@ class Stack:
     def inverse(self) -> Layers:
         """Return the rule that indexes the whole again."""
         return Layers(self.name, self.parts, self.dim)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Give a tensor another name, and the shape that the model has for it: `freqs` with its heads apart.
+
+    Only where the model has that name and as many elements, and the source has not another number of heads.
+    """
+
+    name: str
+    to: str
+    heads_by_width: Mapping[int, int] = field(default_factory=dict)
+
+    def apply(self, offer: Offer, target: Shapes) -> Offer:
+        """Return the offer with the tensor as the model wants it, if it has not the first name."""
+        weight, wanted = offer.weights.get(self.name), target.get(self.to)
+        if weight is None or wanted is None or self.name in target or self.to in offer.weights:
+            return offer
+        if math.prod(wanted) != weight.num_elements:
+            return offer
+        heads = self.heads_by_width.get(2 * weight.shape[-1])
+        conflicts = offer.conflicts
+        if heads and wanted[-2] != heads:
+            conflicts = (*conflicts, f"{self.to}: {heads} heads in the source, {wanted[-2]} in the model")
+        weights = {name: other for name, other in offer.weights.items() if name != self.name}
+        weights[self.to] = viewed(weight, wanted)
+        return replace(offer, weights=weights, conflicts=conflicts)
+
+    def inverse(self) -> View:
+        """Return the rule that views it the other way."""
+        return View(self.to, self.name)
 
 
 @dataclass(frozen=True, slots=True)

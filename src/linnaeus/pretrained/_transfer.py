@@ -7,32 +7,30 @@ optimizers that already hold the parameters stay right.
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from linnaeus.errors import IncompatibleWeightsError, StitchError
 from linnaeus.pretrained._account import account, claims_of
+from linnaeus.pretrained._copying import copy_all
 from linnaeus.pretrained._fit import Fit, Source, fit
-from linnaeus.pretrained._heads import missing_heads
+from linnaeus.pretrained._heads import missing_heads, unmapped_heads
 from linnaeus.pretrained._keep import remember, report_of
-from linnaeus.pretrained._plan import Copy, Joint, Plan, plan
+from linnaeus.pretrained._plan import Joint, Plan, plan
 from linnaeus.pretrained._report import LoadReport, SourceReport
 from linnaeus.pretrained._sources import require_readable
 from linnaeus.pretrained._targets import Targets, Wishes, require_memory, targets_of, wishes_of
-from linnaeus.pth import prefetch
+from linnaeus.pth import collection_paused
 
 logger = logging.getLogger("linnaeus.pretrained")
 
 MAX_CONFLICTS = 6
-_MAX_THREADS = 8
 
 
+@collection_paused()
 def transfer(
     sources: Sequence[Source],
     model: nn.Module,
@@ -61,7 +59,7 @@ def transfer(
     made, report, wishes = _planned(require_readable(list(sources)), model, targets, joints, min_coverage)
     _require(made, report, wishes)
     require_memory(targets)
-    num_bytes = _copy(made.copies.values())
+    num_bytes = copy_all(made.copies.values())
     seconds = time.perf_counter() - started
     report = replace(report, notes=(*report.notes, *_overwritten(model, report)))
     remember(model, report)
@@ -69,6 +67,7 @@ def transfer(
     return report
 
 
+@collection_paused()
 def rehearse(
     sources: Sequence[Source], model: nn.Module, *, joints: Sequence[Joint] = (), min_coverage: float
 ) -> LoadReport:
@@ -94,8 +93,14 @@ def _planned(
     claims = claims_of(found, targets, wishes)
     report = account(model, targets, found, made, claims, min_coverage=min_coverage)
     fresh_heads = [a.name for a in report.arrivals if a.is_head and a.status == "fresh"]
-    unkept = [why for policy in {s.heads for s in sources} for why in missing_heads(policy, fresh_heads)]
-    return made, replace(report, conflicts=(*report.conflicts, *unkept)), wishes
+    shapes = {name: target.shape for name, target in found.view.items()}
+    by_class = [copy.name for copy in made.copies.values() if copy.weight.rows is not None]
+    unmet = [
+        why
+        for policy in dict.fromkeys(source.heads for source in sources)
+        for why in (*missing_heads(policy, fresh_heads), *unmapped_heads(policy, shapes, by_class))
+    ]
+    return made, replace(report, conflicts=(*report.conflicts, *unmet)), wishes
 
 
 def _require(made: Plan, report: LoadReport, wishes: Wishes) -> None:
@@ -140,36 +145,6 @@ def _refused(
         advice="The model is untouched. MODEL.PRETRAINED_MIN_COVERAGE says how much must arrive.",
         details=[*shown, *report.problems(), *report.notes],
     )
-
-
-def _copy(copies: Collection[Copy]) -> int:
-    """Copy the weights on several cores and return their bytes as the model holds them."""
-    # In the order of the files, and announced beforehand, so that a disk reads ahead of what is copied.
-    ordered = sorted(copies, key=_place)
-    prefetch(copy.weight.stored for copy in ordered if copy.weight.stored is not None)
-    num_threads = max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(copies)))
-    left = iter(ordered)  # shared: taking the next of a list is one step
-    with ThreadPoolExecutor(num_threads) as pool:
-        return sum(pool.map(_fill_all, [left] * num_threads))
-
-
-def _place(copy: Copy) -> tuple[str, int]:
-    stored = copy.weight.stored
-    return ("", 0) if stored is None else (str(stored.path), stored.start or 0)
-
-
-def _fill_all(copies: Iterable[Copy]) -> int:
-    return sum(_fill(copy) for copy in copies)
-
-
-def _fill(copy: Copy) -> int:
-    weight, tensor = copy.weight, copy.target.tensor
-    with torch.no_grad():  # counts for the thread that it is in
-        if weight.rows is not None:
-            tensor[list(weight.rows)] = weight.read().to(tensor)
-        elif weight.stored is None or not weight.stored.read_into(tensor):
-            tensor.copy_(weight.read())
-    return tensor.nbytes
 
 
 def _overwritten(model: nn.Module, report: LoadReport) -> Iterable[str]:

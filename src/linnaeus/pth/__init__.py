@@ -5,6 +5,7 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 """
 
 from linnaeus.pth._brief import Brief, brief
+from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._commit_file import COMMIT, SHARDED, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
@@ -16,14 +17,14 @@ from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of, region
 from linnaeus.pth._rewrite import rewrite_as_directory, rewrite_as_file
-from linnaeus.pth._safetensors import INDEX_SUFFIX
+from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import Ranks, save_together
 from linnaeus.pth._sharded import files_of, glance_sharded
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
-from linnaeus.pth._stored import StoredTensor, prefetch
+from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
@@ -45,18 +46,20 @@ __all__ = [
     "ValueDifference",
     "VerifyReport",
     "brief",
+    "collection_paused",
     "compare",
     "describe",
     "files_of",
     "glance",
     "glance_sharded",
     "is_sharded",
+    "joined_parts",
     "leaves",
     "load",
     "mapped_file",
     "memory_of",
     "not_finite",
-    "prefetch",
+    "parse_index",
     "region",
     "require_valid",
     "rewrite_as_directory",

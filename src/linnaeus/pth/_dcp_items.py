@@ -8,21 +8,62 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError, UnsupportedFormatError
-from linnaeus.pth._archive import BAD_ZIP, PICKLE_RECORD, not_readable, prefix_of
+from linnaeus.pth._archive import not_readable
 from linnaeus.pth._checksums import crc32s
 from linnaeus.pth._dcp_metadata import Entry, Part, Place
+from linnaeus.pth._directory import BAD_ZIP, PICKLE_RECORD, prefix_of
 from linnaeus.pth._examine import unsafe
 from linnaeus.pth._glance import Ranges
 from linnaeus.pth._globals import item_bytes
+from linnaeus.pth._memory import memory_of
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
 from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._stubs import TensorStub
 
+if TYPE_CHECKING:
+    import torch
+
 _LOCAL = struct.Struct("<4s22xHH")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacedTensor(StoredTensor):
+    """A tensor at a known place of a file that is opened for each reading: there may be thousands of files.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path = field(kw_only=True)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it can be read from where it stands."""
+        return True
+
+    def _read_into(self, target: torch.Tensor) -> None:
+        num_bytes, start = self.num_bytes, self.start or 0
+        first = target.storage_offset() * target.element_size()
+        memory = memory_of(target.untyped_storage())[first : first + num_bytes]
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                while memory:
+                    count = os.preadv(descriptor, [memory], start)
+                    if not count:
+                        raise CorruptCheckpointError(
+                            path=str(self.path), problem="the file became shorter while it was read"
+                        )
+                    memory, start = memory[count:], start + count
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise not_readable(self.path, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +133,7 @@ def _record(entry: zipfile.ZipInfo, place: Place, read_at: object) -> tuple[int,
     return place.offset + start, entry.file_size, entry.CRC
 
 
-def stored_part(directory: Path, entry: Entry, part: Part) -> StoredTensor:
+def stored_part(directory: Path, entry: Entry, part: Part) -> PlacedTensor:
     """Return one part of a tensor.
 
     Raises:
@@ -110,7 +151,8 @@ def stored_part(directory: Path, entry: Entry, part: Part) -> StoredTensor:
     if size_bytes < extent_bytes(stub):
         raise _other(directory, entry, part, "it reaches outside its bytes")
     start = offset + stub.offset * item_bytes(stub.dtype)
-    return StoredTensor(directory / part.place.file, stub.dtype, stub.shape, stub.stride, start)
+    path = directory / part.place.file
+    return PlacedTensor(None, stub.dtype, stub.shape, stub.stride, start, path=path)
 
 
 def has_sums(directory: Path, part: Part) -> bool:

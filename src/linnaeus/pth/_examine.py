@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from linnaeus.errors import (
     UnsafeCheckpointError,
     UnsupportedFormatError,
 )
-from linnaeus.pth._archive import PICKLE_RECORD, Archive, not_readable, open_archive, open_file
+from linnaeus.pth._archive import Archive, not_readable, open_archive, open_file
+from linnaeus.pth._directory import PICKLE_RECORD, Directory, open_directory
 from linnaeus.pth._document import RECORD, Document, TensorInfo, parse
 from linnaeus.pth._legacy import code_asked_for, is_legacy, read_legacy, starts_like_pickle
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
@@ -31,12 +32,14 @@ from linnaeus.pth._safetensors import (
     read_header,
     read_index,
 )
+from linnaeus.pth._stubs import TensorStub
 from linnaeus.pth._tail import read_document
 
 if TYPE_CHECKING:
     from linnaeus.pth._sharded import Sharded
 
-_HEAD_BYTES = 512
+HEAD_BYTES = 512
+OLD_FORMAT = "torch.save, format before 1.6"
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
 _PLAIN = (str, int, float, bool)
 
@@ -58,6 +61,7 @@ class Examination:
         replaced: Names of classes that hold only data, for which plain values stand in.
         tree: The object with stubs for tensors, where the pickle was looked at.
         sharded: What is known of a checkpoint in several files.
+        directory: What the archive lists, where only that was read of it.
     """
 
     path: Path
@@ -72,6 +76,7 @@ class Examination:
     replaced: frozenset[str] = frozenset()
     tree: Any = None
     sharded: Sharded | None = None
+    directory: Directory | None = None
 
     def require_safe(self) -> None:
         """Check that the file asks for nothing but data.
@@ -92,13 +97,15 @@ def unsafe(path: Path, names: Sequence[str]) -> UnsafeCheckpointError:
     )
 
 
-def examine(path: Path, *, thoroughly: bool = False) -> Examination:
+def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> Examination:
     """Read a file's structure.
 
     Args:
         path: The file.
         thoroughly: For a file that describes itself, look also at its directory and its pickle, and
             compare them with the description; their size grows with the number of tensors.
+        briefly: Of an archive that doesn't describe itself, read neither the records' headers, which lie
+            all over the file, nor list the tensors: the tree has them.
 
     Raises:
         CorruptCheckpointError: It is cut short or contradicts itself.
@@ -112,7 +119,7 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
         return examine_directory(path, thoroughly=thoroughly)
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:
-            head = os.pread(file.fileno(), _HEAD_BYTES, 0)
+            head = os.pread(file.fileno(), HEAD_BYTES, 0)
             size_bytes = os.fstat(file.fileno()).st_size
             if not head:
                 raise CorruptCheckpointError(path=str(path), problem="it is empty")
@@ -120,6 +127,8 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
                 document = read_document(path, file.fileno())
                 if document is not None and not thoroughly:
                     return _described(path, size_bytes, document)
+                if briefly:
+                    return _examine_directory(path, size_bytes)
                 return _examine_archive(path, size_bytes, document)
             if is_safetensors(path, head):
                 tensors, about = read_header(path, file.fileno(), size_bytes)
@@ -135,7 +144,7 @@ def examine(path: Path, *, thoroughly: bool = False) -> Examination:
         raise not_readable(path, error) from error
     if asked_for:
         raise unsafe(path, asked_for)
-    raise _no_checkpoint(path, head)
+    raise no_checkpoint(path, head)
 
 
 def _described(path: Path, size_bytes: int, document: Document) -> Examination:
@@ -155,11 +164,12 @@ def _untrue(path: Path, error: object) -> CorruptCheckpointError:
 def _examine_legacy(path: Path, size_bytes: int) -> Examination:
     try:
         outline = read_legacy(path)
-        tensors = tensor_infos(outline)
-        _check_tensors(path, outline)
+        stubs = list(outline.tensors())
+        if not outline.refused:
+            _check_tensors(path, stubs)
     except BAD_PICKLE as error:
-        raise _damaged_pickle(path, error, None) from error
-    return outlined(path, "torch.save, format before 1.6", size_bytes, outline, tensors, None)
+        raise damaged_pickle(path, error, None) from error
+    return outlined(path, OLD_FORMAT, size_bytes, outline, tensor_infos(stubs), None)
 
 
 def outlined(
@@ -187,15 +197,29 @@ def outlined(
     )
 
 
-def _examine_archive(path: Path, size_bytes: int, document: Document | None) -> Examination:
-    archive = open_archive(path)
+def _examine_directory(path: Path, size_bytes: int) -> Examination:
+    directory = open_directory(path)
+    outline, _ = _outline(directory)
+    return replace(outlined(path, "torch.save", size_bytes, outline, (), None), directory=directory)
+
+
+def _outline(archive: Archive | Directory) -> tuple[Outline, list[tuple[str, TensorStub]]]:
+    """Return what the pickle describes, and the tensors in it by name, checked against the records."""
     try:
         outline = outline_of(archive.read(PICKLE_RECORD))
-        tensors = tensor_infos(outline)
-        _check_storages(archive, outline)
-        _check_tensors(path, outline)
+        tensors = list(outline.tensors())
+        if not outline.refused:  # what asks for code is refused in any case
+            _check_storages(archive, outline)
+            _check_tensors(archive.path, tensors)
+        return outline, tensors
     except BAD_PICKLE as error:
-        raise _damaged_pickle(path, error, PICKLE_RECORD) from error
+        raise damaged_pickle(archive.path, error, PICKLE_RECORD) from error
+
+
+def _examine_archive(path: Path, size_bytes: int, document: Document | None) -> Examination:
+    archive = open_archive(path)
+    outline, stubs = _outline(archive)
+    tensors = tensor_infos(stubs)
     if document is None and RECORD in archive.records and not outline.refused:
         # Another tool packed the archive anew.
         document = parse(path, archive.read(RECORD), size_bytes)
@@ -218,8 +242,8 @@ def _compare(
         )
 
 
-def tensor_infos(outline: Outline) -> tuple[TensorInfo, ...]:
-    """Return every tensor of an outline, in the order of the file."""
+def tensor_infos(stubs: Iterable[tuple[str, TensorStub]]) -> tuple[TensorInfo, ...]:
+    """Return the tensors of an outline, in the order of the file."""
     return tuple(
         TensorInfo(
             name=name,
@@ -229,19 +253,20 @@ def tensor_infos(outline: Outline) -> tuple[TensorInfo, ...]:
             offset=stub.offset,
             record=None if stub.storage is None else f"data/{stub.storage.key}",
         )
-        for name, stub in outline.tensors()
+        for name, stub in stubs
     )
 
 
-def _damaged_pickle(path: Path, error: Exception, record: str | None) -> CheckpointInvalidError:
+def damaged_pickle(path: Path, error: Exception, record: str | None) -> CheckpointInvalidError:
+    """Return the error for a pickle that can't be read."""
     if isinstance(error, CheckpointInvalidError):  # one of ours is a ValueError too
         return error
     return CorruptCheckpointError(path=str(path), problem=f"its pickle is damaged ({error})", record=record)
 
 
-def _check_storages(archive: Archive, outline: Outline) -> None:
-    """Check that every storage has a record of its size; what asks for code is refused in any case."""
-    for storage in outline.storages.values() if not outline.refused else ():
+def _check_storages(archive: Archive | Directory, outline: Outline) -> None:
+    """Check that every storage has a record of its size."""
+    for storage in outline.storages.values():
         record = archive.records.get(f"data/{storage.key}")
         if record is None or record.size_bytes != storage.size_bytes:
             raise CorruptCheckpointError(
@@ -252,9 +277,9 @@ def _check_storages(archive: Archive, outline: Outline) -> None:
             )
 
 
-def _check_tensors(path: Path, outline: Outline) -> None:
+def _check_tensors(path: Path, stubs: Iterable[tuple[str, TensorStub]]) -> None:
     """Check that every tensor stays inside its storage."""
-    for name, tensor in outline.tensors() if not outline.refused else ():
+    for name, tensor in stubs:
         if tensor.storage is not None and not 0 <= extent_bytes(tensor) <= tensor.storage.size_bytes:
             raise CorruptCheckpointError(
                 path=str(path),
@@ -264,7 +289,8 @@ def _check_tensors(path: Path, outline: Outline) -> None:
             )
 
 
-def _no_checkpoint(path: Path, head: bytes) -> UnsupportedFormatError | CorruptCheckpointError:
+def no_checkpoint(path: Path, head: bytes) -> UnsupportedFormatError | CorruptCheckpointError:
+    """Return the error for a file that is something else."""
     if not head.strip(b"\0"):
         return CorruptCheckpointError(
             path=str(path), problem="it begins with zeros where a checkpoint should be"

@@ -1,27 +1,33 @@
 """What a checkpoint that is elsewhere holds, told from a few ranges of its bytes.
 
 The directory of records stands at the end of a file, and so does the description that linnaeus writes; where
-there is none, the pickle tells, which `torch.save` puts first. Neither the tensors nor the records' own
-headers are read, so nothing here proves that the rest of the file is whole: that is for `verify`, once the
-file is here.
+there is none, the pickle tells, which `torch.save` puts first, as it did before 1.6. Neither the tensors nor
+the records' own headers are read, so nothing here proves that the rest of the file is whole: that is for
+`verify`, once the file is here.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
-from linnaeus.pth._archive import BAD_ZIP, PICKLE_RECORD, prefix_of
 from linnaeus.pth._describe import Description, description_of
+from linnaeus.pth._directory import BAD_ZIP, PICKLE_RECORD, prefix_of
 from linnaeus.pth._document import RECORD, parse
-from linnaeus.pth._examine import Examination, outlined, tensor_infos
+from linnaeus.pth._examine import (
+    HEAD_BYTES,
+    OLD_FORMAT,
+    Examination,
+    damaged_pickle,
+    no_checkpoint,
+    outlined,
+    tensor_infos,
+)
+from linnaeus.pth._legacy import ReadAt, is_legacy, read_legacy_there
 from linnaeus.pth._outline import BAD_PICKLE, outline_of
 from linnaeus.pth._safetensors import SAFETENSORS, header_bytes, parse_header
-
-ReadAt = Callable[[int, int], bytes]
 
 # Holds the end of nearly every file in one piece: directory and description of some thousand tensors.
 _END_BYTES = 256 << 10
@@ -38,7 +44,7 @@ def glance(name: str, size_bytes: int, read_at: ReadAt) -> Description:
         read_at: Returns `length` bytes from `offset` on, for each (offset, length).
 
     Raises:
-        CheckpointInvalidError: It is no checkpoint in the format since torch 1.6, or visibly damaged.
+        CheckpointInvalidError: It is no checkpoint, or visibly damaged.
     """
     return description_of(examine_there(name, size_bytes, read_at))
 
@@ -53,7 +59,21 @@ def examine_there(name: str, size_bytes: int, read_at: ReadAt) -> Examination:
     except (*BAD_ZIP, *BAD_PICKLE) as error:
         if isinstance(error, CheckpointInvalidError):  # one of ours is a ValueError too
             raise
-        raise CorruptCheckpointError(path=name, problem=f"its end is unreadable ({error})") from error
+        head = read_at(0, min(size_bytes, HEAD_BYTES))
+        if b"PK\x03\x04".startswith(head[:4]):
+            raise CorruptCheckpointError(path=name, problem=f"its end is unreadable ({error})") from error
+    return _no_archive(Path(name), size_bytes, head, read_at)
+
+
+def _no_archive(path: Path, size_bytes: int, head: bytes, read_at: ReadAt) -> Examination:
+    if not is_legacy(head):
+        raise no_checkpoint(path, head)
+    try:
+        outline = read_legacy_there(path, size_bytes, read_at)
+        tensors = tensor_infos(outline.tensors())
+    except BAD_PICKLE as error:
+        raise damaged_pickle(path, error, None) from error
+    return outlined(path, OLD_FORMAT, size_bytes, outline, tensors, None)
 
 
 def _safetensors(path: Path, size_bytes: int, read_at: ReadAt) -> Examination:
@@ -69,7 +89,7 @@ def _examined(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Examinat
     prefix = prefix_of(path, archive.namelist())
     if prefix + RECORD not in archive.NameToInfo:
         outline = outline_of(archive.read(prefix + PICKLE_RECORD))
-        return outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline), None)
+        return outlined(path, "torch.save", size_bytes, outline, tensor_infos(outline.tensors()), None)
     entry = archive.getinfo(prefix + RECORD)
     found = parse(path, archive.read(entry), entry.header_offset)
     return Examination(path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found)

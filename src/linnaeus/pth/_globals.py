@@ -8,6 +8,7 @@ and that older training code left in its files; those are replaced by inert stan
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _DATA = frozenset(
     {
@@ -122,6 +123,7 @@ def storage_type(class_name: str) -> tuple[str, int] | None:
     return _DTYPES.get(kind, kind.lower()), _ITEM_BYTES[kind]
 
 
+@cache
 def item_bytes(dtype: str) -> int:
     """Return the bytes per element of a dtype by name, for example 2 for "bfloat16"."""
     if dtype == "bits16":

@@ -12,10 +12,13 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from linnaeus.errors import CorruptCheckpointError, UnsupportedFormatError
+from linnaeus.pth._bounds import pickle_end
 from linnaeus.pth._outline import BAD_PICKLE, Outline, outline_of
 from linnaeus.pth._stubs import StorageStub
 
@@ -23,6 +26,10 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _NUM_PICKLES = 5
 _COUNT = struct.Struct("<q")
+# What is read of a file that is elsewhere: holds the pickles of a thousand tensors; and at most, of any.
+_FIRST_BYTES, _MAX_PICKLE_BYTES = 128 << 10, 64 << 20
+
+ReadAt = Callable[[int, int], bytes]
 
 
 def is_legacy(head: bytes) -> bool:
@@ -53,6 +60,54 @@ def read_legacy(path: Path) -> Outline:
         return outline
 
 
+def read_legacy_there(path: Path, size_bytes: int, read_at: ReadAt) -> Outline:
+    """Read an old-format file's outline where only ranges of it can be had: its pickles stand first.
+
+    Args:
+        path: What to call it.
+        size_bytes: Of the whole file.
+        read_at: Returns `length` bytes from `offset` on, for each (offset, length).
+
+    Raises:
+        CorruptCheckpointError: Its size is not that of its storages, or its parts contradict each other.
+        UnsupportedFormatError: It was written by a torch with another protocol.
+        BAD_PICKLE: One of its pickles is damaged, or larger than any real one.
+    """
+    length = _FIRST_BYTES
+    while True:
+        data = read_at(0, min(length, size_bytes))
+        ends = _pickle_ends(data, final=length >= min(size_bytes, _MAX_PICKLE_BYTES))
+        if ends is not None:
+            break
+        length *= 8
+    pickles = [outline_of(data[start:end]) for start, end in pairwise((0, *ends))]
+    refused = next((outline for outline in pickles if outline.refused), None)
+    if refused is not None:
+        return refused
+    _, protocol, system, outline, keys = pickles
+    _check_head(path, protocol.tree, system.tree)
+    _check_keys(path, outline, keys.tree)
+    if (
+        ends[-1] + sum(_COUNT.size + storage.size_bytes for storage in outline.storages.values())
+        != size_bytes
+    ):
+        raise _corrupt(path, "its size is not that of its storages")
+    return outline
+
+
+def _pickle_ends(data: bytes, *, final: bool) -> list[int] | None:
+    """Return where each of the pickles ends; None where more of the file must be had to tell."""
+    ends = [0]
+    try:
+        for _ in range(_NUM_PICKLES):
+            ends.append(pickle_end(data, ends[-1]))
+    except BAD_PICKLE:
+        if final:
+            raise
+        return None
+    return ends[1:]
+
+
 def _check_head(path: Path, protocol: object, system: object) -> None:
     if protocol != _PROTOCOL:
         raise UnsupportedFormatError(
@@ -66,12 +121,16 @@ def _check_head(path: Path, protocol: object, system: object) -> None:
 
 
 def _check_storages(path: Path, file: BinaryIO, outline: Outline, keys: object) -> None:
-    if not isinstance(keys, list) or {str(key) for key in keys} != set(outline.storages):
-        raise _corrupt(path, "the list of storages does not match the object")
-    for key in keys:
+    for key in _check_keys(path, outline, keys):
         _skip_storage(path, file, outline.storages[str(key)])
     if file.read(1):
         raise _corrupt(path, "bytes follow its end")
+
+
+def _check_keys(path: Path, outline: Outline, keys: object) -> list[object]:
+    if not isinstance(keys, list) or {str(key) for key in keys} != set(outline.storages):
+        raise _corrupt(path, "the list of storages does not match the object")
+    return keys
 
 
 def _skip_storage(path: Path, file: BinaryIO, storage: StorageStub) -> None:

@@ -188,8 +188,10 @@ def load_stream(stream: BinaryIO, path: Path, replaced: Iterable[str]) -> Any:
 def _load_safetensors(found: Examination, map_location: Any) -> dict[str, Any]:
     """Return the tensors of a safetensors file, or of all that an index names, by name."""
     from linnaeus.pth._sketch import sketch_examined
+    from linnaeus.pth._stored import StoredFile
 
-    return {name: stored.read().to(map_location) for name, stored in sketch_examined(found).items()}
+    stored = sketch_examined(found, StoredFile(found.path))
+    return {name: one.read().to(map_location) for name, one in stored.items()}
 
 
 def _load_pickled(found: Examination, *, map_location: Any, mmap: bool) -> Any:

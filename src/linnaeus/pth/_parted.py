@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linnaeus.pth._dcp_items import check_part, has_sums, stored_part
+from linnaeus.pth._dcp_items import PlacedTensor, check_part, has_sums, stored_part
 from linnaeus.pth._dcp_metadata import Entry, Part
 from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._stored import StoredTensor
@@ -25,19 +25,41 @@ _BUFFER_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartedTensor(StoredTensor):
-    """One tensor of a directory; `path` is the directory, and its elements count in their usual order.
+    """One tensor of a directory, or a box of it; its elements count in their usual order.
 
     Attributes:
+        path: The directory.
         entry: Its parts.
+        first: Where the box begins.
     """
 
+    path: Path = field(kw_only=True)
     entry: Entry = field(kw_only=True)
-    _stored: dict[tuple[int, ...], StoredTensor] = field(default_factory=dict, kw_only=True)
+    first: tuple[int, ...] = field(kw_only=True)
+    _stored: dict[tuple[int, ...], PlacedTensor] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def of(cls, directory: Path, entry: Entry) -> PartedTensor:
         """Return the tensor of an entry; nothing is read."""
-        return cls(directory, entry.dtype, entry.shape, contiguous_stride(entry.shape), 0, entry=entry)
+        stride, first = contiguous_stride(entry.shape), (0,) * len(entry.shape)
+        return cls(None, entry.dtype, entry.shape, stride, 0, path=directory, entry=entry, first=first)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it can be read: always."""
+        return True
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """About where it stands: in the first of its files."""
+        found = [part.place for part in self.entry.parts[:1]]
+        return str(self.path / found[0].file if found else self.path), found[0].offset if found else 0
+
+    def part(self, box: Sequence[tuple[int, int]]) -> PartedTensor:
+        """Return a part of it, as `StoredTensor.part`."""
+        shape = tuple(length for _, length in box)
+        first = tuple(mine + start for mine, (start, _) in zip(self.first, box, strict=True))
+        return replace(self, shape=shape, stride=contiguous_stride(shape), first=first)
 
     def read(self) -> torch.Tensor:
         """Return it, read into memory of its own.
@@ -50,7 +72,7 @@ class PartedTensor(StoredTensor):
         from linnaeus.pth._build import DTYPES
 
         made = torch.empty(self.shape, dtype=DTYPES[self.dtype], device="cpu")
-        self.read_box([0] * len(self.shape), made)
+        self.read_box(self.first, made)
         return made
 
     def read_into(self, target: torch.Tensor) -> bool:
@@ -65,12 +87,12 @@ class PartedTensor(StoredTensor):
             and tuple(target.shape) == self.shape
         )
         if fits:
-            self.read_box([0] * len(self.shape), target.detach())
+            self.read_box(self.first, target.detach())
             torch.autograd.graph.increment_version(target)
         return fits
 
     def read_box(self, starts: Sequence[int], target: torch.Tensor) -> None:
-        """Read the box that begins at `starts` and has the target's shape.
+        """Read the box of the whole tensor that begins at `starts` and has the target's shape.
 
         Args:
             starts: Where it begins.
@@ -113,7 +135,7 @@ class PartedTensor(StoredTensor):
         for part in self.entry.parts:
             check_part(self.path, self.entry, part)
 
-    def _part(self, part: Part) -> StoredTensor:
+    def _part(self, part: Part) -> PlacedTensor:
         found = self._stored.get(part.offsets)
         if found is None:
             found = self._stored[part.offsets] = stored_part(self.path, self.entry, part)
@@ -158,7 +180,7 @@ def _common(starts: Sequence[int], shape: Sequence[int], part: Part) -> list[tup
     return common
 
 
-def _read_region(stored: StoredTensor, starts: Sequence[int], target: torch.Tensor) -> None:
+def _read_region(stored: PlacedTensor, starts: Sequence[int], target: torch.Tensor) -> None:
     """Read a box of a tensor that lies in one file."""
     import torch
 
@@ -166,9 +188,7 @@ def _read_region(stored: StoredTensor, starts: Sequence[int], target: torch.Tens
     steps = stored.stride
     first = sum(start * step for start, step in zip(starts, steps, strict=True))
     reach = 1 + sum((length - 1) * step for length, step in zip(target.shape, steps, strict=True))
-    place = StoredTensor(
-        stored.path, stored.dtype, tuple(target.shape), steps, (stored.start or 0) + first * width
-    )
+    place = replace(stored, shape=tuple(target.shape), start=(stored.start or 0) + first * width)
     if place.read_into(target):  # one run on both sides
         return
     if reach * width <= _BUFFER_BYTES or target.numel() == 1:

@@ -140,8 +140,13 @@ def read_index(path: Path) -> Mapping[str, str]:
     """
     if path.stat().st_size > _MAX_INDEX_BYTES:
         raise _corrupt(path, "it is too large for an index")
+    return parse_index(path, path.read_bytes())
+
+
+def parse_index(path: Path, data: bytes) -> Mapping[str, str]:
+    """Return what the bytes of an index say, as `read_index` does."""
     try:
-        places = json.loads(path.read_bytes())["weight_map"]
+        places = json.loads(data)["weight_map"]
         if not isinstance(places, dict) or not places:
             raise ValueError("weight_map is no mapping")
         for place in places.values():
@@ -150,6 +155,32 @@ def read_index(path: Path) -> Mapping[str, str]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _corrupt(path, f"it is no index of safetensors files ({error})") from error
     return places
+
+
+def joined_parts(
+    path: Path, places: Mapping[str, str], parts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the tensors of a model in several files, each from the file that the index names for it.
+
+    Args:
+        path: The index.
+        places: The file of each tensor, as the index says.
+        parts: The tensors of each file; those that the index forgets are taken too.
+
+    Raises:
+        CorruptCheckpointError: A file lacks what it should have, or two have what the index does not name.
+    """
+    found: dict[str, Any] = {}
+    for name, place in places.items():
+        if name not in parts[place]:
+            raise _corrupt(path, f"{place} should have {name} and has not")
+        found[name] = parts[place][name]
+    for place, part in parts.items():
+        for name in part.keys() - places.keys():
+            if name in found:
+                raise _corrupt(path, f"{place} and another file have {name}, and it names neither")
+            found[name] = part[name]
+    return found
 
 
 def _corrupt(path: Path, problem: str) -> CorruptCheckpointError:

@@ -245,16 +245,6 @@ def check_content(directory: Sharded) -> None:
         directory.parted(name).check_sums()
 
 
-def sketch_directory(directory: Sharded) -> Any:
-    """Return what a directory holds, with `StoredTensor`s for tensors; as `sketch`."""
-    if directory.commit is None:
-        return nested(directory, {name: directory.parted(name) for name in directory.index.tensors})
-    from linnaeus.pth._sketch import sketch_document  # here, since it stands upon this
-
-    names, document = directory.commit.names, directory.commit.document
-    return sketch_document(document, lambda number: directory.parted(names[number]))
-
-
 def nested(directory: Sharded, leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object that a plain directory holds, for some of its leaves by name."""
     root: dict[str, Any] = {}

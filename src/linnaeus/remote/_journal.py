@@ -64,6 +64,7 @@ class Journal:
                 (directory / name).unlink(missing_ok=True)
             told = {"object": of, "span_bytes": span_bytes(known.size_bytes, num_streams)}
             (directory / _OF).write_text(json.dumps(told), encoding="utf-8")
+        self.size_bytes = known.size_bytes
         size, step = known.size_bytes, int(told["span_bytes"])
         self.spans = [
             Span(number, start, min(size, start + step)) for number, start in enumerate(range(0, size, step))
@@ -97,6 +98,18 @@ class Journal:
             piece, offset = piece[count:], offset + count
         span.done = offset - span.start
         os.pwrite(self._progress, _COUNT.pack(span.done), span.number * _COUNT.size)
+
+    @property
+    def first_missing(self) -> int:
+        """Where the first byte goes that is not on disk yet."""
+        return next((span.position for span in self.spans if not span.is_done), self.size_bytes)
+
+    def keep(self, piece: memoryview, offset: int) -> None:
+        """Keep what is missing of bytes that come in order, from `first_missing` or before."""
+        for span in self.spans:
+            start, stop = max(offset, span.position), min(offset + len(piece), span.stop)
+            if start < stop:
+                self.write(span, piece[start - offset : stop - offset], start)
 
     def touch(self) -> None:
         """Show those who sweep that this is in use."""

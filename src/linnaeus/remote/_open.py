@@ -9,8 +9,8 @@ from pathlib import Path
 
 from linnaeus.config import BucketConfig, OutputBucketConfig, secrets_in_environment
 from linnaeus.errors import ConfigError, RemoteAuthError
+from linnaeus.remote._b2_bucket import B2Bucket
 from linnaeus.remote._failures import Failures
-from linnaeus.remote._large_files import LargeFiles
 from linnaeus.remote._program import current_environment
 from linnaeus.remote._protocol import Remote
 from linnaeus.remote._rclone import LOCAL_ROOT, Deadlines, RcloneRemote
@@ -70,7 +70,7 @@ def _open(bucket: BucketConfig) -> RcloneRemote:
     place = f"bucket {bucket.NAME}{under}"
     settings = _b2_settings(bucket, place)
     opened = _remote(bucket, place, f"{_B2_REMOTE}:{bucket.NAME}", settings=settings)
-    return replace(opened, keeps_versions=True, large_files=_large_files(bucket, opened))
+    return replace(opened, keeps_versions=True, b2=_b2_bucket(bucket, opened))
 
 
 def open_website(folder: str, bucket: BucketConfig) -> Remote:
@@ -113,9 +113,9 @@ def _remote(
     )
 
 
-def _large_files(bucket: BucketConfig, opened: RcloneRemote) -> LargeFiles:
+def _b2_bucket(bucket: BucketConfig, opened: RcloneRemote) -> B2Bucket:
     prefix = f"RCLONE_CONFIG_{_B2_REMOTE.upper()}_"
-    return LargeFiles(
+    return B2Bucket(
         key_id=opened.settings[f"{prefix}ACCOUNT"],
         key=opened.settings[f"{prefix}KEY"],
         endpoint=bucket.ENDPOINT,

@@ -126,7 +126,7 @@ class Remote(Protocol):
         """What to call this place in messages, for example "bucket models under modelZoo/"."""
 
     def files(self) -> list[RemoteFile]:
-        """Return all files directly in this place, by name.
+        """Return all files directly in this place, by name, without digests; none where nothing was ever put.
 
         Raises:
             RemoteNotFoundError: There is no such bucket.

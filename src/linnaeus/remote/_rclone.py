@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from linnaeus.errors import (
     RemoteNotFoundError,
     RemoteTimeoutError,
 )
+from linnaeus.remote._b2_bucket import B2Bucket, mark_header
 from linnaeus.remote._child import HASHING_BYTES_PER_SECOND, DeadlineError, run_child
 from linnaeus.remote._daemon import Daemon, DaemonError
 from linnaeus.remote._download import Download
 from linnaeus.remote._failures import Failures
 from linnaeus.remote._journal import forget
-from linnaeus.remote._large_files import LargeFiles, mark_header
 from linnaeus.remote._program import child_environment, current_environment, find_program
 from linnaeus.remote._protocol import Downloaded, Progress, RemoteFile, Session, Transfer
 from linnaeus.remote._retry import Retry
@@ -68,7 +68,7 @@ class RcloneRemote:
         keeps_versions: Whether the bucket is one of Backblaze B2 by the settings, and keeps what is replaced.
         in_background: Whether all other work on this machine goes first.
         megabytes_per_second: How fast to transfer; 0 for no limit.
-        large_files: The bucket's uploads that were not ended, where it keeps such.
+        b2: The bucket of Backblaze B2 that this is, where it is one by the settings.
     """
 
     place: str
@@ -83,7 +83,7 @@ class RcloneRemote:
     keeps_versions: bool = False
     in_background: bool = False
     megabytes_per_second: float = 0.0
-    large_files: LargeFiles | None = None
+    b2: B2Bucket | None = None
 
     @property
     def root(self) -> str:
@@ -101,8 +101,8 @@ class RcloneRemote:
 
     def files(self) -> list[RemoteFile]:
         """Return all files directly in this place, by name; see `Remote.files`."""
-        answer = self._call("listing", "operations/list", {"fs": self.root, "remote": "", "opt": LISTING})
-        return sorted((remote_file(entry) for entry in answer["list"] or ()), key=lambda file: file.name)
+        with self.session() as session:
+            return session.files()
 
     def stat(self, name: str, *, digests: bool = False) -> RemoteFile | None:
         """Return one file, or None; see `Remote.stat`."""
@@ -171,12 +171,7 @@ class RcloneRemote:
 
     def send(self, source: Path, name: str, *, progress: Progress | None = None, mark: str = "") -> None:
         """Copy one file there; see `Remote.send`."""
-        # Asked first, because rclone would make a bucket whose name is mistyped.
-        self._call(
-            "looking up the bucket",
-            "operations/list",
-            {"fs": self.bucket_root, "remote": "", "opt": LISTING},
-        )
+        self._require_bucket()
         here, there = (f"{LOCAL_ROOT}{source.parent}", source.name), (self.root, name)
         size_bytes = source.stat().st_size
         self._copy(
@@ -186,12 +181,20 @@ class RcloneRemote:
             progress,
             path=f"{name} in {self.place}",
             hashed_bytes=size_bytes,
-            headers=[mark_header(mark)] if mark and self.large_files else [],
+            headers=[mark_header(mark)] if mark and self.b2 else [],
         )
+
+    def _require_bucket(self) -> None:
+        """Look first, because rclone would make a bucket whose name is mistyped."""
+        if self.b2 is not None:
+            self.b2.require()
+            return
+        parameters = {"fs": self.bucket_root, "remote": "", "opt": LISTING}
+        self._call("looking up the bucket", "operations/list", parameters)
 
     def drop_unfinished(self, mark: str) -> list[str]:
         """Drop uploads that were not ended; see `Remote.drop_unfinished`."""
-        return self.large_files.cancel(mark) if self.large_files else []
+        return self.b2.cancel(mark) if self.b2 else []
 
     @contextlib.contextmanager
     def session(self) -> Iterator[RcloneSession]:
@@ -212,6 +215,7 @@ class RcloneRemote:
             yield RcloneSession(
                 daemon=daemon,
                 root=f"{_ALIAS}:",
+                b2=None if self.b2 is None else replace(self.b2, retry=Retry(attempts=1)),
                 versioned_root=f"{_VERSIONED_ALIAS}:" if self.keeps_versions else "",
                 prefix=self.prefix,
                 retry=self.retry,

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from linnaeus.errors import LinnaeusError, RemoteError, RemoteNotFoundError, RemoteTimeoutError
+from linnaeus.remote._b2_bucket import B2Bucket
 from linnaeus.remote._child import TRICKLE_BYTES_PER_SECOND
 from linnaeus.remote._daemon import Daemon
 from linnaeus.remote._failures import Failures
@@ -47,6 +48,7 @@ class RcloneSession:
         digests: Which digests to ask for.
         failures: Makes errors of what rclone says.
         versioned_root: rclone's name for the bucket with all its versions; "" where it keeps none.
+        b2: The same bucket, to be asked itself where rclone can't tell; None for other homes.
         renewal: When the sign-in was last renewed.
     """
 
@@ -58,6 +60,7 @@ class RcloneSession:
     digests: Sequence[str]
     failures: Failures
     versioned_root: str = ""
+    b2: B2Bucket | None = None
     renewal: Renewal = field(default_factory=lambda: Renewal())
 
     @property
@@ -72,36 +75,51 @@ class RcloneSession:
 
     def files(self) -> list[RemoteFile]:
         """Return all files directly in this place, by name; see `Session.files`."""
-        try:
-            entries = self._list(self.prefix.rstrip("/"))
-        except RemoteNotFoundError:
-            self._list("")  # a folder that nothing was put into is told from a bucket that is not there
-            return []
-        return sorted((remote_file(entry) for entry in entries), key=lambda file: file.name)
+        return sorted((remote_file(entry) for entry in self._directly(LISTING)), key=lambda file: file.name)
 
-    def _list(self, folder: str, options: Mapping[str, bool] = LISTING) -> Sequence[Mapping[str, Any]]:
-        parameters = {"fs": self.root, "remote": folder, "opt": options}
-        found: Sequence[Mapping[str, Any]] = self._call("listing", "operations/list", parameters)["list"]
-        return found or ()
+    def _directly(self, options: Mapping[str, bool]) -> Sequence[Mapping[str, Any]]:
+        folder = self.prefix.rstrip("/")
+        try:
+            return self._list(self.root, folder, options)
+        except RemoteNotFoundError:
+            if self.b2 is not None or not folder:
+                raise  # B2 has no folders: what is not there is the bucket
+            # A folder that nothing was put into is told from a bucket that is not there, or was not just now.
+            self._list(self.root, "")
+            return self._list_if_any(folder, options)
+
+    def _list_if_any(self, folder: str, options: Mapping[str, bool]) -> Sequence[Mapping[str, Any]]:
+        try:
+            return self._list(self.root, folder, options)
+        except RemoteNotFoundError:
+            return ()
+
+    def _list(
+        self, root: str, folder: str, options: Mapping[str, bool] = LISTING
+    ) -> Sequence[Mapping[str, Any]]:
+        parameters = {"fs": root, "remote": folder, "opt": options}
+
+        def attempt(number: int) -> Sequence[Mapping[str, Any]]:
+            try:
+                return self._ask("listing", "operations/list", parameters, number)["list"] or ()
+            except RemoteNotFoundError as error:
+                if self.b2 is None:
+                    raise
+                self.b2.require()  # which raises what is wrong
+                there = "rclone did not find the bucket, and it is there"
+                raise self.failures.error(RemoteError, "listing", number, there) from error
+
+        return self.retry.run(attempt, worth_retrying)
 
     def files_and_folders(self) -> tuple[list[RemoteFile], list[str]]:
         """Return what is directly in this place; see `Session.files_and_folders`."""
-        try:
-            found = self._list(self.prefix.rstrip("/"), {"noMimeType": True})
-        except RemoteNotFoundError:
-            self._list("")  # as above
-            return [], []
+        found = self._directly({"noMimeType": True})
         files = [remote_file(entry) for entry in found if not entry["IsDir"]]
         return sorted(files, key=lambda file: file.name), sorted(e["Name"] for e in found if e["IsDir"])
 
     def folder(self, name: str) -> list[RemoteFile]:
         """Return all files directly in a folder of this place; see `Session.folder`."""
-        parameters = {"fs": self.root, "remote": self.prefix + name, "opt": LISTING}
-        try:
-            answer = self._call(f"listing {name}", "operations/list", parameters)
-        except RemoteNotFoundError:
-            return []
-        files = [remote_file(entry) for entry in answer["list"] or ()]
+        files = [remote_file(entry) for entry in self._list_if_any(self.prefix + name, LISTING)]
         return sorted((replace(file, name=f"{name}/{file.name}") for file in files), key=lambda f: f.name)
 
     def stat(self, name: str) -> RemoteFile | None:
@@ -142,9 +160,8 @@ class RcloneSession:
         """Return the hidden older versions of a file; see `Session.versions`."""
         if not self.versioned_root:
             return []
-        parameters = {"fs": self.versioned_root, "remote": self.prefix.rstrip("/"), "opt": LISTING}
-        answer = self._call("listing of versions", "operations/list", parameters)
-        return hidden_versions(name, [remote_file(entry) for entry in answer["list"] or ()])
+        entries = self._list(self.versioned_root, self.prefix.rstrip("/"))
+        return hidden_versions(name, [remote_file(entry) for entry in entries])
 
     def delete(self, name: str) -> None:
         """Delete one file or version for good; see `Session.delete`."""
@@ -198,21 +215,25 @@ class RcloneSession:
         return said[-1].removeprefix(_NOT_OPENED) if said else ""
 
     def _call(self, operation: str, command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        def attempt(number: int) -> dict[str, Any]:
-            since = time.monotonic()
-            try:
-                connection, answer = self.daemon.open(
-                    "POST", f"/{command}", body=parameters, headers={}, timeout=self._patience
-                )
-                with closing(connection):
-                    found: dict[str, Any] = json.loads(answer.read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise self._silent(operation, number, error) from error
-            if answer.status != http.client.OK:
-                raise self._failed(operation, number, str(found.get("error", "")), since)
-            return found
+        return self.retry.run(
+            lambda number: self._ask(operation, command, parameters, number), worth_retrying
+        )
 
-        return self.retry.run(attempt, worth_retrying)
+    def _ask(
+        self, operation: str, command: str, parameters: Mapping[str, Any], number: int
+    ) -> dict[str, Any]:
+        since = time.monotonic()
+        try:
+            connection, answer = self.daemon.open(
+                "POST", f"/{command}", body=parameters, headers={}, timeout=self._patience
+            )
+            with closing(connection):
+                found: dict[str, Any] = json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._silent(operation, number, error) from error
+        if answer.status != http.client.OK:
+            raise self._failed(operation, number, str(found.get("error", "")), since)
+        return found
 
     def _failed(self, operation: str, attempts: int, said: str, since: float) -> LinnaeusError:
         if _NO_CODE in said and self.renewal.may_help(since, self._sign_in_anew):
@@ -220,7 +241,7 @@ class RcloneSession:
         return self.failures.meaning(1, [said], operation, attempts)
 
     def _sign_in_anew(self) -> None:
-        self._list(self.prefix.rstrip("/"))
+        self._list(self.root, self.prefix.rstrip("/"))
 
     def _silent(self, operation: str, attempts: int, error: Exception) -> RemoteError:
         kind = RemoteTimeoutError if isinstance(error, TimeoutError) else RemoteError

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from linnaeus.resolving._fetch import fetch_from
     from linnaeus.resolving._fetch_sharded import fetch_sharded
     from linnaeus.resolving._locking import lock, names_in
+    from linnaeus.resolving._passing import facts_of, pass_on
     from linnaeus.resolving._pins import read_lock, split_pin
+    from linnaeus.resolving._sharing import who_shares
     from linnaeus.resolving._together import resolve_together
 
 __all__ = [
@@ -38,12 +40,14 @@ __all__ = [
     "describe_there",
     "drop_unfinished",
     "evict",
+    "facts_of",
     "fetch_from",
     "fetch_sharded",
     "is_absolute",
     "is_only_there",
     "lock",
     "names_in",
+    "pass_on",
     "plan_eviction",
     "read_lock",
     "resolve",
@@ -53,6 +57,7 @@ __all__ = [
     "split_pin",
     "text_of",
     "verify_cache",
+    "who_shares",
 ]
 
 # A cache hit, which is what mostly happens, loads none of these.
@@ -68,9 +73,12 @@ _LATER = {
     "fetch_sharded": "_fetch_sharded",
     "lock": "_locking",
     "names_in": "_locking",
+    "facts_of": "_passing",
+    "pass_on": "_passing",
     "read_lock": "_pins",
     "split_pin": "_pins",
     "resolve_together": "_together",
+    "who_shares": "_sharing",
 }
 
 

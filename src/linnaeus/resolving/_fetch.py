@@ -61,6 +61,10 @@ _UPLOAD_ADVICE = "Upload a good copy: linnaeus upload --force FILE"
 LARGE_BYTES = 16 << 20
 
 
+class UnwantedError(Exception):
+    """What `progress` raises when a fetch is no longer wanted: it ends, and its bytes are kept."""
+
+
 def fetch(
     name: str,
     cache_dir: Path,
@@ -91,10 +95,10 @@ def fetch_from(
 ) -> Path:
     """Fetch `name` from a remote to the cached file `final`; as `fetch`."""
     cache_dir = final.parent
-    work = _prepare(cache_dir)
+    work = prepare_cache(cache_dir)
     key = hashlib.sha256(final.name.encode()).hexdigest()[:16]  # names may be as long as file names can be
     failure = work / f"{key}.failure"
-    with _writing(cache_dir):
+    with writing_cache(cache_dir):
         known = _told(failure)
         waited: list[bool] = []
         with Lock(work / f"{key}.lock", on_wait=lambda: waited.append(True)):
@@ -112,9 +116,10 @@ def fetch_from(
     return final
 
 
-def _prepare(cache_dir: Path) -> Path:
+def prepare_cache(cache_dir: Path) -> Path:
+    """Make the cache's working directory, sweep what the dead have left in it, and return it."""
     work = cache_dir / WORK_DIRECTORY
-    with _writing(cache_dir):
+    with writing_cache(cache_dir):
         _make_work_directory(work)
         for entry in sweep(work):
             _log.info("swept %s, left by a process that ended", entry)
@@ -131,7 +136,8 @@ def _make_work_directory(work: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(cache_dir: Path) -> Iterator[None]:
+def writing_cache(cache_dir: Path) -> Iterator[None]:
+    """Make errors of ours of what the system says to writing into the cache."""
     try:
         yield
     except OSError as error:
@@ -196,7 +202,7 @@ class _Fetch:
             algorithms = ["sha256"] if self.expected else []
             arrived = self.remote.download(self.name, private, algorithms=algorithms, progress=self.progress)
             self._publish(arrived.path, arrived.digests.get("sha256"))
-        except (RemoteError, KeyboardInterrupt):
+        except (RemoteError, KeyboardInterrupt, UnwantedError):
             release(private, self.work, self.key)
             raise
         except BaseException:
@@ -206,21 +212,36 @@ class _Fetch:
         return arrived.resumed_bytes
 
     def _publish(self, arrived: Path, sha256: str | None) -> None:
-        """Check what arrived, since a bucket without digests passes a damaged body, and publish it.
-
-        And anybody may upload anything.
-        """
         what = f"{self.name} as it arrived from {self.remote.place}"
-        if self.expected is not None and sha256 != self.expected:
-            raise mismatch(what, self.expected, str(sha256))
-        try:
-            pth.require_valid(arrived)
-        except CheckpointInvalidError as error:
-            advice = f"It was not put into the cache. {error.advice or _UPLOAD_ADVICE}"
-            raise type(error)(**(error.fields() | {"path": what, "advice": advice})) from error
-        publish_new(arrived, self.final)
+        admit(arrived, self.final, what, sha256=sha256, expected=self.expected)
         if sha256 is not None:
             note(self.final, sha256, self.remote.place)
+
+
+def admit(arrived: Path, final: Path, what: str, *, sha256: str | None, expected: str | None) -> None:
+    """Check what arrived, and publish it.
+
+    A bucket without digests passes a damaged body, and anybody may upload anything.
+
+    Args:
+        arrived: The file.
+        final: Where it goes, unless a file stands there meanwhile.
+        what: What to call it in messages.
+        sha256: Of the file, where it is known.
+        expected: The SHA-256 that it must have.
+
+    Raises:
+        PinMismatchError: It has another one.
+        CheckpointInvalidError: It is no whole, safe checkpoint.
+    """
+    if expected is not None and sha256 != expected:
+        raise mismatch(what, expected, str(sha256))
+    try:
+        pth.require_valid(arrived)
+    except CheckpointInvalidError as error:
+        advice = f"It was not put into the cache. {error.advice or _UPLOAD_ADVICE}"
+        raise type(error)(**(error.fields() | {"path": what, "advice": advice})) from error
+    publish_new(arrived, final)
 
 
 def _not_found(name: str, final: Path, remote: Remote) -> CheckpointNotFoundError:

@@ -1,54 +1,24 @@
 """One name resolved by all ranks of a job: as few downloads as their caches allow.
 
-Whether ranks share a cache is found out, not configured: one rank of each node leaves a mark in its cache,
-and every rank looks which marks it sees. The lowest rank whose mark is seen fetches for all that see it.
-While it does, the others wait for its sign of life; when it fails, all raise the same error.
+Of the ranks that share a cache, one fetches for all. While it does, the others wait for its sign of life;
+when it fails or is gone, all raise the same error at once, and who still fetches elsewhere is told to end.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 from linnaeus.config import Config
-from linnaeus.errors import CheckpointNotFoundError
-from linnaeus.files import make_directory, remove_file
+from linnaeus.errors import CheckpointNotFoundError, LinnaeusError
+from linnaeus.remote import Transfer
+from linnaeus.resolving._fetch import UnwantedError
 from linnaeus.resolving._identifier import check_name, is_absolute
+from linnaeus.resolving._passing import facts_of, pass_on
+from linnaeus.resolving._pins import expected_of, split_pin
+from linnaeus.resolving._records import WORK_DIRECTORY
 from linnaeus.resolving._resolve import resolve
-
-_MARKS = ".linnaeus"
-
-
-class Job(Protocol):
-    """All ranks of a job, as this room needs them; `linnaeus.distributed.Group` is one."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number."""
-
-    @property
-    def world_size(self) -> int:
-        """How many processes there are."""
-
-    @property
-    def leads_node(self) -> bool:
-        """Whether this one acts when one of each node suffices."""
-
-    def agree(
-        self,
-        what: str,
-        act: Callable[[], Any],
-        *,
-        merge: Callable[[list[Any]], Any] = ...,
-        conclude: Callable[[Any], Any] = ...,
-        alike: bool = False,
-    ) -> Any:
-        """Act on every rank, then on rank 0 with what all said; return the conclusion everywhere."""
-
-    def decide_apart(self, what: str, deciders: Sequence[int], mine: int, decide: Callable[[], Any]) -> Any:
-        """Decide on several ranks at once, each for some others; return the decision of one's own."""
+from linnaeus.resolving._sharing import Job, united, who_shares
 
 
 def resolve_together(identifier: str, cfg: Config, job: Job) -> Path:
@@ -60,47 +30,68 @@ def resolve_together(identifier: str, cfg: Config, job: Job) -> Path:
         job: All ranks.
 
     Raises:
-        LinnaeusError: What `resolve` raised on the rank that fetched, on every rank.
+        LinnaeusError: What `resolve` raised on the first rank that failed, on every rank.
         PeerFailedError: A rank is missing.
     """
-    if job.world_size == 1 or is_absolute(identifier):
+    if job.world_size == 1:
         return resolve(identifier, cfg)
-    name, cache = check_name(identifier), Path(cfg.ENV.INPUT.CACHE_DIR)
-    what = f"resolving {name}"
-    if job.agree(what, lambda: (cache / name).is_file(), merge=all):
-        return resolve(name, cfg)
-    mine, fetchers = _who_fetches(cache, job, what)
-    job.decide_apart(what, fetchers, mine, lambda: str(resolve(name, cfg)))
-    job.agree(what, lambda: _seen(cache / name), alike=True)
-    return cache / name
+    what = f"resolving {identifier}"
+    if not is_absolute(identifier) and not job.agree(what, lambda: _is_here(identifier, cfg), merge=all):
+        _provide(identifier, cfg, job, what)
+    found: list[Path] = []
+    job.agree(what, lambda: found.append(resolve(identifier, cfg)), alike=True)
+    return found[0]
 
 
-def _who_fetches(cache: Path, job: Job, what: str) -> tuple[int, list[int]]:
-    """Return the rank that fetches for this one, and all that fetch."""
-    nonce = job.agree(what, lambda: secrets.token_hex(8))
-    marks = cache / _MARKS
-    own = marks / f"{nonce}.{job.rank}.mark"
+def _is_here(identifier: str, cfg: Config) -> bool:
+    """Tell whether a name is in this rank's cache; of what has its home elsewhere that is not known."""
+    return (
+        "://" not in identifier and (cfg.ENV.INPUT.CACHE_DIR / check_name(split_pin(identifier)[0])).is_file()
+    )
 
-    def leave() -> None:
-        if job.leads_node:
-            make_directory(marks)
-            own.touch()
 
-    job.agree(what, leave)
+def _provide(identifier: str, cfg: Config, job: Job, what: str) -> None:
+    """See to it that each cache has what an identifier names."""
+    cache = cfg.ENV.INPUT.CACHE_DIR
+    mine, leaders = who_shares(cache / WORK_DIRECTORY, job, what)
+    if cfg.ENV.INPUT.BUCKET.PER_JOB and len(leaders) > 1 and not identifier.startswith("hf://"):
+        _fetch_for_all(identifier, cfg, job, what, leaders)
+    else:
+        job.decide_apart(what, mine, lambda still_wanted: str(_fetch(identifier, cfg, still_wanted)))
+    if "://" not in identifier:
+        job.agree(what, lambda: _require_seen(cache / split_pin(identifier)[0]), alike=True)
+
+
+def _fetch_for_all(identifier: str, cfg: Config, job: Job, what: str, leaders: list[int]) -> None:
+    """Fetch once, or not at all where one of the caches has it, and hand it to the other caches."""
+    leads = job.rank in leaders
+    having = job.agree(
+        what, lambda: [job.rank] if leads and _is_here(identifier, cfg) else [], merge=united, alike=True
+    )
+    source = (having or leaders)[0]
+    told = job.decide_apart(what, source, lambda wanted: facts_of(_fetch(identifier, cfg, wanted)))
+    path = cfg.ENV.INPUT.CACHE_DIR / told["name"]
+    lacking = job.agree(what, lambda: [job.rank] if leads and not path.exists() else [], merge=united)
+    if lacking:
+        expected = expected_of(*split_pin(identifier), cfg.ENV.INPUT.LOCK)
+        pass_on(job, what, [source, *lacking], told, path, expected=expected)
+
+
+def _fetch(identifier: str, cfg: Config, still_wanted: Callable[[], None]) -> Path:
+    def look(_: Transfer) -> None:
+        try:
+            still_wanted()
+        except LinnaeusError as error:
+            raise UnwantedError from error
+
     try:
-        seen = [int(path.name.split(".")[1]) for path in marks.glob(f"{nonce}.*.mark")]
-        mine = min(seen, default=job.rank)  # a node without a leader fetches for itself
-        fetchers = job.agree(what, lambda: [mine], merge=_united)
-    finally:
-        remove_file(own)
-    return mine, fetchers
+        return resolve(identifier, cfg, progress=look)
+    except UnwantedError:
+        still_wanted()
+        raise
 
 
-def _united(many: list[list[int]]) -> list[int]:
-    return sorted({rank for part in many for rank in part})
-
-
-def _seen(path: Path) -> None:
+def _require_seen(path: Path) -> None:
     """Check that this rank sees a file that was fetched, perhaps by another one."""
     if path.name not in {entry.name for entry in path.parent.iterdir()}:  # network filesystems look again
         raise CheckpointNotFoundError(

@@ -11,6 +11,7 @@ from linnaeus.distributed import Group
 from linnaeus.errors import CheckpointNotFoundError
 from linnaeus.remote import Remote
 from linnaeus.resuming._choose import Choice, choose
+from linnaeus.resuming._everywhere import Nodes, digest_of_end, meet_nodes
 from linnaeus.runs import read_checkpoint
 
 
@@ -27,7 +28,8 @@ def choose_together(
 
     Args:
         group: All ranks.
-        directory: The run's checkpoints, as for `choose`, which rank 0 looks at.
+        directory: The run's checkpoints, as for `choose`. Where ranks see different directories, each gets
+            the newest checkpoint that any of them has.
         auto: As for `choose`.
         named: As for `choose`.
         resolve: As for `choose`; called on every rank, or on none.
@@ -49,6 +51,8 @@ def choose_together(
         return {
             "wanted": False,
             "path": str(choice.path),
+            "own": choice.path.parent == directory,
+            "digest": digest_of_end(choice.path) if nodes.are_apart else None,
             "reason": choice.reason,
             "passed_over": [*choice.passed_over],
             "size_bytes": pth.size_of(choice.path),
@@ -56,13 +60,22 @@ def choose_together(
 
     if group.world_size == 1:
         return choose(directory, auto=auto, named=named, resolve=resolve, bucket=bucket)
+    nodes = meet_nodes(group, directory) if auto else Nodes(group, directory, [0])
     found = group.decide_once("which checkpoint to resume", lambda: decide(_want))
+    fetched: Path | None = None
     if found is not None and found["wanted"] and named is not None:
-        fetched = resolve(named)
-        found = group.decide_once("which checkpoint to resume", lambda: decide(lambda _: fetched))
+        path = fetched = resolve(named)
+        found = group.decide_once("which checkpoint to resume", lambda: decide(lambda _: path))
+    if found is None or not found["own"]:
+        nodes.refuse_to_pass_over()
     if found is None:
         return None
     path = Path(found["path"])
+    if found["own"] and nodes.are_apart:
+        nodes.share(path.name, 0, found["digest"])
+        path = directory / path.name
+    elif fetched is not None and not found["own"]:
+        path = fetched  # as this rank spells it
     group.agree(f"looking at {path}", lambda: _require_same(path, found["size_bytes"], group.rank))
     return Choice(read_checkpoint(path), found["reason"], found["passed_over"])
 

@@ -8,7 +8,8 @@ from linnaeus.saving._copies import Copies
 from linnaeus.saving._interval import best_interval_seconds, interval_for
 from linnaeus.saving._job import Job
 from linnaeus.saving._joint import JointPipeline, pipeline_of, share_now
-from linnaeus.saving._mirror import Lag, Mirror, open_mirror, rules_there
+from linnaeus.saving._mirror import Lag, Mirror, rules_there
+from linnaeus.saving._mirror_of_job import open_mirror
 from linnaeus.saving._pipeline import Pipeline, Policy
 from linnaeus.saving._pretrained import write_report
 from linnaeus.saving._prune import prune

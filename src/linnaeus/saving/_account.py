@@ -114,7 +114,9 @@ class Account:
             _log.info("a save takes %.2f s, the grace period is %g s", write_seconds, self.grace_seconds)
 
     def conclude(self) -> None:
-        """Log the totals."""
+        """Log the totals, if there are any: of several ranks the first counts the saves."""
+        if not (self.num_saves or self.num_failures or self.num_skipped):
+            return
         _log.info(
             "%d saves, %d failed, %d skipped, %d done again; training was blocked for %.3f s, %.2f %% of its"
             " time%s",

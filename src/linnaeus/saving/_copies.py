@@ -181,8 +181,8 @@ class Copies:
         arrived = _known(session, name)
         if arrived is not None:
             self._same[name] = identity, _version(arrived)
-        if there is not None:
-            self._cleaned.discard(name)
+        # An older version may be hidden behind it, perhaps of a try whose answer was lost.
+        self._cleaned.discard(name)
         seconds = time.monotonic() - started
         _log.info(
             "copied %s to %s: %d bytes in %.1f s", name, self.remote.place, checkpoint.size_bytes, seconds

@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from linnaeus.errors import LinnaeusError, RemoteConflictError, RemoteError, RemoteTimeoutError
-from linnaeus.remote import Remote, Session, Transfer, open_in_background, open_remote
+from linnaeus.remote import Remote, Session, Transfer, open_remote
 from linnaeus.runs import RunCheckpoint
 from linnaeus.saving._copies import Copies, Waiting
 from linnaeus.saving._retention import Retention
@@ -259,28 +258,6 @@ class NoMirror:
     def remote(self) -> Remote | None:
         """Return None: there is no place with copies."""
         return None
-
-
-def open_mirror(
-    cfg: Config, directory: Path, run: Callable[[], str], *, is_wanted: bool = True
-) -> Mirror | NoMirror:
-    """Return what copies a run to the bucket of its config, or what does nothing when that is not enabled.
-
-    Args:
-        cfg: `ENV.OUTPUT.BUCKET` says where to and what to keep there, `SCHEDULE.CHECKPOINT` what is best.
-        directory: The run's checkpoints.
-        run: Returns the id of the run.
-        is_wanted: Whether this process is the one that copies; of several ranks it is the first.
-
-    Raises:
-        RemoteAuthError: The credentials are missing.
-        ConfigError: The bucket's remote is none.
-    """
-    bucket = cfg.ENV.OUTPUT.BUCKET
-    if not (bucket.ENABLED and is_wanted):
-        return NoMirror()
-    copies = Copies(directory, open_in_background(bucket), rules_there(cfg), run)
-    return Mirror(copies, bucket, close_seconds=bucket.CLOSE_TIMEOUT_SECONDS)
 
 
 def rules_there(cfg: Config) -> Retention:

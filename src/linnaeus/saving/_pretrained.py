@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from linnaeus.errors import SaveError
 from linnaeus.files import write_text
 from linnaeus.runs import REPORT_NAME
 
 
-def write_report(directory: Path, report: Mapping[str, Any]) -> None:
-    """Write a report in one step.
+def write_report(directory: Path, report: str) -> None:
+    """Write a report's text in one step.
 
     Raises:
         SaveError: The system refused.
     """
     path = directory / REPORT_NAME
     try:
-        write_text(path, json.dumps(report, indent=1))
+        write_text(path, report)
     except OSError as error:
         raise SaveError(path=str(path), problem=f"the report of a load: {error.strerror}") from error

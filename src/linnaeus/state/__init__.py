@@ -12,7 +12,7 @@ from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
-from linnaeus.state._shards import tensors_in
+from linnaeus.state._shards import own_box, tensors_in
 from linnaeus.state._share import Share
 from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
 from linnaeus.state._spare import SpareMemory
@@ -29,6 +29,7 @@ __all__ = [
     "capture_share",
     "gathered_positions",
     "hooked_optimizers",
+    "own_box",
     "own_share",
     "refuse_not_finite",
     "restore",

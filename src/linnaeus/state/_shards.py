@@ -70,6 +70,18 @@ def pieces_of(tensor: DTensor, mine: torch.Tensor) -> list[Piece]:
     return [piece for piece in made if piece.size_bytes]
 
 
+def own_box(tensor: DTensor) -> tuple[torch.Tensor, tuple[tuple[int, int], ...]]:
+    """Return this rank's part of a distributed tensor, and for each dimension where it begins and its length.
+
+    Raises:
+        ValueError: Each rank has a summand of it, which is no part.
+    """
+    if any(isinstance(placement, Partial) for placement in tensor.placements):
+        raise ValueError("a tensor of which each rank has a summand has no parts")
+    shape, offsets = _box(tensor)
+    return tensor._local_tensor, tuple(zip(offsets, shape, strict=True))
+
+
 def shard_of(whole: torch.Tensor, like: DTensor) -> DTensor:
     """Return a whole tensor, usually of a mapped file, distributed like another, without a copy.
 

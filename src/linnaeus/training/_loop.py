@@ -15,14 +15,15 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnaeus.config import Config
+from linnaeus.distributed import join
 from linnaeus.errors import ConfigError
 from linnaeus.manager import CheckpointManager
 from linnaeus.models import build_model
-from linnaeus.pretrained import LoadReport, load_pretrained
+from linnaeus.pretrained import LoadReport, load_together, remember
 from linnaeus.state import Progress, ResumableLoader
 from linnaeus.training._data import Data, Images, load_data
 from linnaeus.training._options import DataOptions, TrainOptions, read_options
-from linnaeus.training._parallel import parallelized, ranks
+from linnaeus.training._parallel import is_sharded, parallelized, ranks, take_shards
 
 _EVALUATION_BATCH = 256
 
@@ -106,7 +107,7 @@ def _train(cfg: Config, options: TrainOptions, run: _Run, observer: Observer | N
     progress = ckpt.resume()
     report = None
     if progress.resumed_from is None:
-        report = _start_from_pretrained(cfg, run)
+        report = _start_from_pretrained(cfg, run, options.SEED)
     if observer:
         observer.on_start(options.EPOCHS * len(run.loader), progress, report)
     metrics: dict[str, float] = {}
@@ -185,13 +186,25 @@ def _warmup_then_cosine(warmup_steps: int, num_steps: int) -> Any:
     return factor
 
 
-def _start_from_pretrained(cfg: Config, run: _Run) -> LoadReport:
-    report = load_pretrained(cfg, _bare(run.model))
+def _start_from_pretrained(cfg: Config, run: _Run, seed: int) -> LoadReport:
+    model, group = _bare(run.model), join("pretrained")
+    if is_sharded(model):
+        whole = _whole(cfg, run.device, seed)
+        report = load_together(cfg, whole, group)
+        take_shards(model, whole)
+        remember(model, report)
+    else:
+        report = load_together(cfg, model, group)
     if run.ema:
-        run.ema.module.load_state_dict(
-            _bare(run.model).state_dict()
-        )  # else the average would begin from random weights
+        run.ema.module.load_state_dict(model.state_dict())  # else the average would begin from random weights
     return report
+
+
+def _whole(cfg: Config, device: torch.device, seed: int) -> nn.Module:
+    """Return the model as it was before it was sharded, its fresh weights included."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_model(cfg).to(device)
 
 
 def _bare(model: nn.Module) -> nn.Module:

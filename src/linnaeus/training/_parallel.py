@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from linnaeus.errors import ConfigError
@@ -77,3 +78,14 @@ def parallelized(model: nn.Module, parallel: str) -> nn.Module:
         sharded: Any = fully_shard(model)
         return sharded  # type: ignore[no-any-return]
     return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether each rank has but a part of a model's weights."""
+    return isinstance(model, FSDPModule)
+
+
+def take_shards(model: nn.Module, whole: nn.Module) -> None:
+    """Give each rank its part of the weights of a whole model, which every rank has."""
+    options = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, whole.state_dict(), options=options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,7 +13,7 @@ from .errors import B2Error
 Kind = Literal[
     401, 403, 429, 500, 503,
     "download_cap_exceeded", "storage_cap_exceeded", "transaction_cap_exceeded",
-    "cut", "hangup", "expire", "stall", "trickle", "damage", "short", "refuse",
+    "cut", "hangup", "expire", "stall", "trickle", "damage", "short", "refuse", "lost",
     "no_checksum", "wrong_checksum",
 ]  # fmt: skip
 
@@ -87,6 +89,16 @@ class FaultPlan:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
+        self._share = 0.0
+        self._random = random.Random()
+        self._kinds: Sequence[Kind] = ()
+        self._operations: Sequence[str] = ()
+
+    def at_random(self, share: float, kinds: Sequence[Kind], operations: Sequence[str], seed: int) -> None:
+        """Let a share of the requests of some operations meet one of several kinds, at any place."""
+        with self._lock:
+            self._random.seed(seed)
+            self._share, self._kinds, self._operations = share, kinds, operations
 
     def add(self, fault: Fault) -> None:
         """Put a fault in force."""
@@ -97,6 +109,7 @@ class FaultPlan:
         """End every fault; those that are striking go on."""
         with self._lock:
             self._faults.clear()
+            self._share = 0.0
 
     def take(self, operation: str, name: str) -> Struck:
         """Return the faults that this request meets, and count them down."""
@@ -105,7 +118,13 @@ class FaultPlan:
             for fault in met:
                 if fault.times is not None:
                     fault.times -= 1
-            return Struck(tuple(met))
+            return Struck((*met, *self._chance(operation)))
+
+    def _chance(self, operation: str) -> list[Fault]:
+        if operation not in self._operations or self._random.random() >= self._share:
+            return []
+        place = self._random.randrange(400_000)
+        return [Fault(operation, self._random.choice(self._kinds), after_bytes=place)]
 
 
 @dataclass(frozen=True, slots=True)

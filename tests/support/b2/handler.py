@@ -115,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
             made = answer(exchange)
         except B2Error as error:
             made = _error_answer(error)
+        if exchange.struck.of_kind("lost"):
+            self.wire.reset()
         self._send(made, exchange)
 
     def _send(self, answer: Answer, exchange: Exchange) -> None:

@@ -59,6 +59,7 @@ class Store:
         self._buckets: dict[str, Bucket] = {}
         self._by_id: dict[str, Version] = {}
         self.clock_skew_seconds = 0.0
+        self.history: list[tuple[str, str, str]] = []
         self._last_timestamp = 0
         self._next_number = 0
 
@@ -111,7 +112,14 @@ class Store:
                 setattr(version, attribute, value)
             bucket.versions.setdefault(name, []).append(version)
             self._by_id[version.file_id] = version
+            self._note(version)
             return version
+
+    def _note(self, version: Version) -> None:
+        if version.action == "upload":
+            bucket = self.bucket_by_id(version.bucket_id).name
+            sha1 = hashlib.sha1(version.data, usedforsecurity=False).hexdigest()
+            self.history.append((bucket, version.name, sha1))
 
     def version(self, file_id: str) -> Version:
         """Return the version of this id."""
@@ -173,6 +181,7 @@ class Store:
             version.data = b"".join(part.data for part in parts)
             version.action = "upload"
             version.parts = {}
+            self._note(version)
             return version
 
     def _unique(self, kind: str) -> str:

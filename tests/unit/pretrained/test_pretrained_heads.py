@@ -6,7 +6,9 @@ from torch import nn
 
 from linnaeus.config import Config
 from linnaeus.errors import ConfigError, IncompatibleWeightsError
+from linnaeus.models import build_model
 from linnaeus.pretrained import load_pretrained
+from support.published import convnext, ropevit
 
 
 class Net(nn.Module):
@@ -110,3 +112,47 @@ def test_lists_of_classes_that_are_not_the_heads_are_refused(source, tmp_path):
     mapping = {"CLASSES": ["a", "b", "c"], "SOURCE_CLASSES": ["a", "b"]}
     with pytest.raises(IncompatibleWeightsError, match="2 SOURCE_CLASSES for 3 rows"):
         load(tmp_path, Net(), {"species": mapping})
+
+
+def stitched(tmp_path, **head):
+    """Stitch an mFormer_nano whose head is mapped by class."""
+    torch.save(
+        {"model": convnext((24, 48, 96, 192), (1, 1, 1, 1), num_classes=5, patch=1)}, tmp_path / "conv.pth"
+    )
+    torch.save({"model": ropevit(96, 3, 3, mlp_ratio=2, num_classes=5)}, tmp_path / "vit.pth")
+    model = {"NAME": "mFormer_nano", "HEADS": {"species": 3}, "PRETRAINED_HEADS": {"species": head}}
+    model |= {"PRETRAINED_CONVNEXT": "conv.pth", "PRETRAINED_ROPEVIT": "vit.pth"}
+    cfg = Config.from_plain({"MODEL": model, "ENV": {"INPUT": {"CACHE_DIR": str(tmp_path)}}})
+    built = build_model(cfg)
+    return built, load_pretrained(cfg, built)
+
+
+def test_a_stitched_model_takes_a_mapped_head_from_the_source_that_it_fits(tmp_path):
+    """Both sources have a head; that of the transformer has the model's width, so its rows are taken."""
+    model, report = stitched(tmp_path, FROM="head", CLASSES=list("cxa"), SOURCE_CLASSES=list("abcde"))
+    theirs = torch.load(tmp_path / "vit.pth", weights_only=True)["model"]
+    assert torch.equal(model.heads["species"].weight[[0, 2]], theirs["head.weight"][[2, 0]])
+    assert torch.equal(model.heads["species"].bias[[0, 2]], theirs["head.bias"][[2, 0]])
+    assert {a.source for a in report.arrivals if a.is_head} == {"ropevit"}
+    assert report.coverage == 1.0
+
+
+@pytest.mark.parametrize("head", [{"FROM": "fc"}, {}, {"FROM": "head", "SOURCE_CLASSES": list("abcd")}])
+def test_a_mapping_that_no_source_can_meet_is_refused(tmp_path, head):
+    """A module that no source has, or lists that are not its classes: asked for and not done is an error."""
+    with pytest.raises(IncompatibleWeightsError, match="no source has"):
+        stitched(tmp_path, **{"CLASSES": list("cxa"), "SOURCE_CLASSES": list("abcde"), **head})
+
+
+def test_two_heads_may_be_mapped_from_one(tmp_path):
+    """The source's head is read for each of them, and a head that is mapped twice is refused."""
+    state = {"stem.weight": torch.rand(4, 4), "stem.bias": torch.rand(4), "head.weight": torch.rand(2, 4)}
+    torch.save(state, tmp_path / "other.pth")
+    one = {"FROM": "head", "CLASSES": ["b"], "SOURCE_CLASSES": ["a", "b"]}
+    other = {"FROM": "head", "CLASSES": ["a"], "SOURCE_CLASSES": ["a", "b"]}
+    model = Net(species=1, genus=1)
+    load(tmp_path, model, {"species": one, "genus": other}, name="other.pth")
+    assert torch.equal(model.heads["species"].weight[0], state["head.weight"][1])
+    assert torch.equal(model.heads["genus"].weight[0], state["head.weight"][0])
+    with pytest.raises(IncompatibleWeightsError, match="mapped by class twice"):
+        load(tmp_path, model, {"species": one, "heads.species": other}, name="other.pth")

@@ -215,14 +215,35 @@ def test_a_model_without_memory_is_refused():
         load(net().state_dict(), model)
 
 
-def test_a_model_that_is_sharded_already_is_refused():
-    """Ranks hold parts of it, of which a whole tensor knows nothing."""
-    model = net()
-    model.stem.weight.device_mesh = "two ranks"
-    before = model.stem.weight.clone()
-    with pytest.raises(IncompatibleWeightsError, match="before fully_shard"):
-        load(net().state_dict(), model)
-    assert torch.equal(model.stem.weight, before)
+class Gathering(Net):
+    """A Net whose state dict has copies, as wrappers give them that gather a state from ranks."""
+
+    def state_dict(self, *args, **kwargs):
+        return {name: tensor.clone() for name, tensor in super().state_dict(*args, **kwargs).items()}
+
+
+def test_a_model_whose_state_dict_has_copies_is_refused():
+    """Filling a copy would change nothing and look like a load."""
+    with pytest.raises(IncompatibleWeightsError, match="only a copy of it"):
+        load(net().state_dict(), Gathering())
+
+
+class Counting(nn.Linear):
+    """A layer with state of its own making."""
+
+    def get_extra_state(self):
+        return torch.ones(2)
+
+    def set_extra_state(self, state):
+        """Take it."""
+
+
+def test_state_of_a_modules_own_making_is_not_taken_for_a_tensor():
+    """It is no parameter or buffer: what a source has of it is left, and said to be."""
+    model = Counting(2, 2)
+    report = load(Counting(2, 2).state_dict(), model)
+    assert [u.name for u in report.unused] == ["_extra_state"]
+    assert report.num_fresh == 0
 
 
 def test_layer_scale_is_folded_into_a_vit_that_has_none():
@@ -316,7 +337,7 @@ def test_metadata_that_is_none_is_refused():
 def names():
     """Draw names of a few modules."""
     part = st.sampled_from(["stem", "norm", "norm1", "head", "blocks.0.fc", "module.stem", "x"])
-    return st.builds(lambda a, b: f"{a}.{b}", part, st.sampled_from(["weight", "bias", "gamma"]))
+    return st.builds(lambda a, b: f"{a}.{b}", part, st.sampled_from(["weight", "bias", "delta"]))
 
 
 def tensors():

@@ -79,6 +79,46 @@ def test_the_stitched_small_model_computes_what_its_sources_do(tmp_path):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+def of_published_size(shapes, num_blocks):
+    """Return values that keep activations near one for what a model takes, one zero for the rest."""
+    used = ("downsample_layers.0", "downsample_layers.1", "downsample_layers.2", "stages.0.", "stages.1.")
+    used += (*(f"blocks.{n}." for n in range(num_blocks)), "cls_token", "norm", "freqs")
+    state = {}
+    for name, shape in shapes.items():
+        if name.startswith(used):
+            scale = 0.3 if name == "freqs" or len(shape) < 2 else 10 / shape[1:].numel() ** 0.5
+            state[name] = torch.empty(shape).uniform_(-scale, scale)
+        else:
+            state[name] = torch.zeros(1).expand(shape)  # so that gigabytes nobody takes are a small file
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mFormer_lg", "mFormer_xl"])
+def test_the_large_sizes_compute_what_their_sources_do(name, tmp_path):
+    """All values loaded, up to 1.2 GB: both parts' features equal the sources' own formulas to 1e-5."""
+    torch.manual_seed(0)
+    (conv_kind, vit_kind), (dim, depth, heads) = SOURCES[name], ROPEVIT[SOURCES[name][1]]
+    with torch.device("meta"):
+        of_conv, of_vit = convnext(*CONVNEXT[conv_kind]), ropevit(*ROPEVIT[vit_kind])
+    conv, vit = (
+        of_published_size({n: tensor.shape for n, tensor in state.items()}, depth)
+        for state in (of_conv, of_vit)
+    )
+    torch.save({"model": conv}, tmp_path / "conv.pth")
+    torch.save({"model": vit}, tmp_path / "vit.pth")
+    cfg = config(tmp_path, NAME=name, PRETRAINED_CONVNEXT="conv.pth", PRETRAINED_ROPEVIT="vit.pth")
+    model = build_model(cfg)
+    assert load_pretrained(cfg, model).coverage == 1.0
+    images, tokens = torch.rand(1, 3, 32, 32), torch.randn(1, dim, 2, 2)
+    with torch.no_grad():
+        found = model.forward_conv(images), model.forward_tokens(tokens)
+        expected = convnext_map(conv, images, (3, 3)), ropevit_features(vit, tokens, depth, heads)
+    for one, other in zip(found, expected, strict=True):
+        assert 0.1 < other.abs().max() < 100
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("theta", [100.0, 50.0])
 def test_axial_weights_compute_the_same_on_another_grid(theta, tmp_path):
     """Published at 14 x 14 tokens, an axial source gives on 24 x 24 what its formula gives there."""

@@ -61,6 +61,43 @@ def test_a_file_of_torch_is_told_by_its_end_and_its_pickle(tmp_path):
     assert sum(length for _, length in ranges.asked) <= 512 << 10
 
 
+def old_format(state):
+    """Return the bytes of a file in the format before torch 1.6."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("num_tensors", [2, 5000])
+def test_a_file_of_the_old_format_is_told_by_its_beginning(tmp_path, num_tensors):
+    """Its pickles come first, however many there are; nothing of the tensors is read."""
+    state = {"model": {f"block.{n}.weight": torch.ones(100) for n in range(num_tensors)}, "epoch": 3}
+    ranges = Ranges(old_format({**state, "large": torch.zeros(1_000_000)}))
+    found = pth.glance("old.pth", len(ranges.data), ranges)
+    path = tmp_path / "old.pth"
+    path.write_bytes(ranges.data)
+    whole = pth.describe(path)
+    assert (found.keys, found.tensors, found.about) == (whole.keys, whole.tensors, whole.about)
+
+    assert sum(length for offset, length in ranges.asked if offset == 0) < 3 << 20
+
+
+@pytest.mark.parametrize("cut", [3, 200, 3_000, 1])
+def test_a_file_of_the_old_format_that_is_cut_short_is_damaged(cut):
+    """In its pickles or in its tensors: what it says does not fit its size."""
+    data = old_format({"model": {"w": torch.ones(1000)}})[:-cut]
+    with pytest.raises(CorruptCheckpointError):
+        pth.glance("old.pth", len(data), Ranges(data))
+    with pytest.raises(CorruptCheckpointError):
+        pth.glance("old.pth", 600, Ranges(data))
+
+
+def test_code_in_any_pickle_of_the_old_format_is_told():
+    """Nothing of it is run."""
+    data = old_format({"model": torch.zeros(3), "hook": print})
+    assert pth.glance("x.pth", len(data), Ranges(data)).unsafe
+
+
 def test_what_asks_for_code_is_said_so(tmp_path):
     """The pickle is looked at, never run."""
     buffer = io.BytesIO()

@@ -96,6 +96,28 @@ def test_an_index_names_the_files_beside_it(tmp_path):
             pth.load(index)
 
 
+def test_an_index_decides_which_file_a_tensor_is_from(tmp_path):
+    """A stale file that has a tensor too is not read for it; one that lacks its own is damage."""
+    save_file({"a": torch.ones(2), "b": torch.full((3,), 9.0)}, tmp_path / "m-1.safetensors")
+    save_file({"b": torch.zeros(3), "forgotten": torch.ones(1)}, tmp_path / "m-2.safetensors")
+    save_file({"forgotten": torch.ones(1)}, tmp_path / "m-3.safetensors")
+    index = tmp_path / "m.safetensors.index.json"
+    for order in (("b", "a"), ("a", "b")):
+        places = {"a": "m-1.safetensors", "b": "m-2.safetensors"}
+        index.write_text(json.dumps({"weight_map": {name: places[name] for name in order}}))
+        found = pth.load(index)
+        assert set(found) == {"a", "b", "forgotten"}
+        assert torch.equal(found["b"], torch.zeros(3))
+    index.write_text(json.dumps({"weight_map": {"a": "m-2.safetensors", "b": "m-1.safetensors"}}))
+    with pytest.raises(CorruptCheckpointError, match=r"m-2.safetensors should have a and has not"):
+        pth.load(index)
+    places = {"a": "m-1.safetensors", "b": "m-2.safetensors", "forgotten ": "m-3.safetensors"}
+    save_file({"forgotten ": torch.ones(1), "forgotten": torch.ones(1)}, tmp_path / "m-3.safetensors")
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CorruptCheckpointError, match="names neither"):
+        pth.load(index)
+
+
 def test_a_sketch_has_the_structure_and_reads_one_tensor_at_a_time(tmp_path):
     """Of a `.pth` of any writer: containers as they are, tensors left in the file, equal when read."""
     tied = torch.randn(4, 6)

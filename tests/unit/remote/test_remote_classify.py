@@ -2,7 +2,9 @@
 
 import pytest
 
+from linnaeus.errors import RemoteAuthError
 from linnaeus.remote._classify import Failure, classify, last_words
+from linnaeus.remote._failures import Failures
 
 _SIGN_IN = "failed to authorize account: failed to authenticate: "
 _GET = "failed to open source object: failed to GET for download: "
@@ -114,3 +116,16 @@ def test_last_words_are_short_and_may_be_missing():
     assert last_words(["It is over."]) == "It is over"
     assert last_words([]) == ""
     assert last_words([""]) == ""
+
+
+def test_a_bucket_that_was_deleted_is_missing():
+    """B2 names it by its id then."""
+    assert classify(1, "Bucket does not exist: 4_zb1 (400 bad_bucket_id)") is Failure.MISSING_BUCKET
+
+
+def test_a_clock_that_is_wrong_is_the_advice():
+    """Not credentials, which are as good as ever."""
+    said = "RequestTimeTooSkewed: The difference between the request time and the current time is too large."
+    error = Failures("bucket b").meaning(1, [f"{said} StatusCode: 403"], "listing", 1)
+    assert isinstance(error, RemoteAuthError)
+    assert "clock" in str(error)

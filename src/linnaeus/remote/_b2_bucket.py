@@ -1,7 +1,8 @@
-"""Large files of a Backblaze B2 bucket that were begun and never ended: told apart, and cancelled one by one.
+"""What Backblaze B2 is asked itself, since rclone can't tell: is there such a bucket, what was begun in it.
 
-The one thing that rclone can't do: its `cleanup` cancels everybody's, and removes with them whatever stands
-behind another version, the good copy behind a begun upload included. So this asks B2 itself.
+rclone calls a bucket "not found" whenever it could not look for it, also when B2 was busy or refused. And its
+`cleanup` of unfinished large files cancels everybody's, and removes with them whatever stands behind another
+version, the good copy behind a begun upload included.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _HOME = "https://api.backblazeb2.com"
 _SIGN_IN = "/b2api/v4/b2_authorize_account"
 _CALLS = "/b2api/v1/"
 _PAGE_FILES = 100
-_OPERATION = "looking for unfinished uploads"
+_OPERATION = "looking up the bucket"
 _INFO = "linnaeus-run"
 _GONE = "No active upload"
 
@@ -38,8 +39,8 @@ def mark_header(mark: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class LargeFiles:
-    """Those of one folder.
+class B2Bucket:
+    """One folder of a bucket.
 
     Attributes:
         key_id: Half of the application key.
@@ -61,26 +62,41 @@ class LargeFiles:
     retry: Retry
     failures: Failures
 
+    def require(self) -> None:
+        """Look whether there is such a bucket.
+
+        Raises:
+            RemoteNotFoundError: There is none.
+            RemoteError: B2 refuses or can't be reached.
+        """
+        self._signed_in()
+
     def cancel(self, mark: str) -> list[str]:
-        """Cancel those that say that they are of `mark`; return their names.
+        """Cancel the large files that were begun and never ended and are of `mark`; return their names.
 
         Raises:
             RemoteError: B2 refuses or can't be reached.
         """
+        api, token, bucket_id = self._signed_in()
+        ours = [f for f in self._begun(api, token, bucket_id) if f["fileInfo"].get(_INFO) == mark]
+        for file in ours:
+            self._cancel(f"{api}b2_cancel_large_file", token, file["fileId"])
+        return [str(file["fileName"]).removeprefix(self.prefix) for file in ours]
+
+    def _signed_in(self) -> tuple[str, str, str]:
+        """Return where to ask, the token to show, and the bucket's id."""
         basic = base64.b64encode(f"{self.key_id}:{self.key}".encode()).decode()
         account = self._ask((self.endpoint or _HOME) + _SIGN_IN, f"Basic {basic}")
-        api = account["apiInfo"]["storageApi"]["apiUrl"] + _CALLS
-        token = str(account["authorizationToken"])
+        storage, token = account["apiInfo"]["storageApi"], str(account["authorizationToken"])
+        api = storage["apiUrl"] + _CALLS
+        for bucket in storage["allowed"].get("buckets") or ():  # a key that is for some buckets may list none
+            if bucket.get("name") == self.bucket:
+                return api, token, str(bucket["id"])
         wanted = {"accountId": account["accountId"], "bucketName": self.bucket}
         buckets = self._ask(f"{api}b2_list_buckets", token, wanted)["buckets"]
         if not buckets:
             raise self.failures.error(RemoteNotFoundError, _OPERATION, 1, "there is no such bucket")
-        ours = [
-            f for f in self._begun(api, token, buckets[0]["bucketId"]) if f["fileInfo"].get(_INFO) == mark
-        ]
-        for file in ours:
-            self._cancel(f"{api}b2_cancel_large_file", token, file["fileId"])
-        return [str(file["fileName"]).removeprefix(self.prefix) for file in ours]
+        return api, token, str(buckets[0]["bucketId"])
 
     def _cancel(self, url: str, token: str, file_id: str) -> None:
         try:

@@ -1,0 +1,132 @@
+"""Copying a run to its bucket: what it costs training, and what becomes of it when much fails."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import linnaeus
+from benchmarks._beside import manager_of
+from benchmarks._bucket import BUCKET, Server, server_apart
+from benchmarks._settings import MAIN, Settings
+from benchmarks._states import many_small, training
+from benchmarks._steps import ImageSteps
+from benchmarks._timing import Bar, Comparison, Sample
+from linnaeus.config import OutputBucketConfig
+from linnaeus.remote import open_in_background
+from linnaeus.saving import Mirror, Retention
+from linnaeus.saving._copies import Copies
+
+_PLACE = "runs/bench/"
+_MEGABYTES_PER_SECOND = 50
+_NUM_UPLOADS = 50
+_BATCH = 4
+_CLOSE_SECONDS = 600.0
+BESIDE, ALONE = "while an upload runs", "while none runs"
+
+
+def beside_training(settings: Settings) -> Iterator[Comparison]:
+    """Time steps of training while the checkpoint just saved is copied, capped, and while nothing is."""
+    size = MAIN if MAIN in settings.sizes else settings.sizes[0]
+    run = training(size)
+    steps = ImageSteps(run, batch=_BATCH if size == MAIN else 1)
+    steps.do(2)
+    seen: dict[str, list[float]] = {ALONE: [], BESIDE: []}
+    with settings.directory() as root, server_apart(gives_way=True) as server:
+        ckpt = manager_of(run, root / "run", *_copied(server))
+        for _ in range(settings.runs):
+            ckpt.save()
+            os.sync()  # what the save left to be written is no part of the copying
+            _do_while_copied(ckpt, steps, seen[BESIDE])
+            _wait_until_copied(ckpt)
+            for _ in range(max(1, len(seen[BESIDE]) - len(seen[ALONE]))):
+                seen[ALONE].append(_timed(steps))
+        ckpt.close()
+    samples = {name: Sample(tuple(values)) for name, values in seen.items()}
+    bars = [Bar(BESIDE, ALONE, at_most=1.03)] if size == MAIN else []
+    title = f"a real step, {size} copied to the bucket beside it at {_MEGABYTES_PER_SECOND} MB/s at most"
+    yield Comparison(title, "ms", samples, ALONE, bars)
+
+
+def _copied(server: Server) -> list[str]:
+    plain = {
+        "ENABLED": True,
+        "NAME": BUCKET,
+        "PATH_PREFIX": _PLACE,
+        "ENDPOINT": server.bucket.ENDPOINT,
+        "MAX_MEGABYTES_PER_SECOND": _MEGABYTES_PER_SECOND,
+        "KEEP_LAST_N": 1,
+    }
+    return [f"ENV.OUTPUT.BUCKET.{key}={value}" for key, value in plain.items()]
+
+
+def _mirror(ckpt: linnaeus.CheckpointManager) -> Mirror:
+    return cast("Mirror", ckpt._mirror)
+
+
+def _is_copied(ckpt: linnaeus.CheckpointManager) -> bool:
+    mirror = _mirror(ckpt)
+    return mirror._settled >= mirror._noticed
+
+
+def _do_while_copied(ckpt: linnaeus.CheckpointManager, steps: ImageSteps, seen: list[float]) -> None:
+    """Do steps as long as the copying lasts; the one in which it ends does not count."""
+    while True:
+        milliseconds = _timed(steps)
+        if _is_copied(ckpt):
+            return
+        seen.append(milliseconds)
+
+
+def _wait_until_copied(ckpt: linnaeus.CheckpointManager) -> None:
+    while not _is_copied(ckpt):
+        time.sleep(0.05)
+
+
+def _timed(steps: ImageSteps) -> float:
+    started = time.perf_counter()
+    steps.do(1)
+    return (time.perf_counter() - started) * 1e3
+
+
+def under_faults(settings: Settings) -> Iterator[Comparison]:
+    """Send 50 checkpoints while a tenth of all requests is refused, cut, stalled, or its answer lost."""
+    with settings.directory() as root, server_apart() as server:
+        for epoch in range(1, _NUM_UPLOADS + 1):
+            about = {"epoch": epoch, "step": epoch, "step_in_epoch": 0, "run": "bench"}
+            linnaeus.save(many_small(50 + epoch), root / f"checkpoint_epoch_{epoch}.pth", about=about)
+        operations = ("upload", "list", "get_upload_url", "head", "list_buckets", "list_versions")
+        server.ask("fault_at_random", 0.1, (503, "cut", "stall", "lost"), operations)
+        bucket = OutputBucketConfig(
+            NAME=BUCKET, PATH_PREFIX=_PLACE, ENDPOINT=server.bucket.ENDPOINT, IDLE_TIMEOUT_SECONDS=2.0
+        )
+        copies = Copies(root, open_in_background(bucket), Retention(0, 0), lambda: "bench")
+        started = time.monotonic()
+        with Mirror(copies, bucket, close_seconds=_CLOSE_SECONDS, retry_seconds=1.0) as mirror:
+            mirror.notice()
+        seconds = time.monotonic() - started
+        samples = _account_of(server, root)
+    bars = [Bar(name, at_most=0) for name in samples if name != "asked for"]
+    title = f"{_NUM_UPLOADS} uploads, a tenth of all requests failing, done in {seconds:.0f} s"
+    yield Comparison(title, "uploads", samples, "asked for", bars)
+
+
+def _account_of(server: Server, root: Path) -> dict[str, Sample]:
+    whole = {_PLACE + path.name: _sha1(path) for path in root.glob("*.pth")}
+    there, ever = server.ask("versions_there"), server.ask("stored", BUCKET)
+    counted = Counter(name for name, _ in there)
+    found = {
+        "missing": sum((name, sha1) not in there for name, sha1 in whole.items()),
+        "stored more than once": sum(count > 1 for count in counted.values()),
+        "seen before whole": sum(whole.get(name) != sha1 for name, sha1 in ever),
+    }
+    return {name: Sample((float(count),)) for name, count in {"asked for": len(whole), **found}.items()}
+
+
+def _sha1(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
