@@ -354,19 +354,20 @@ class CheckpointManager:
     def _job(self, by_copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
         plan = self._cfg.SCHEDULE.CHECKPOINT
+        by_copy = by_copy or plan.FORMAT != "pth"  # shards are read in their own time
         if self._group.world_size > 1:
             how = self._numbers(), self._spare, self._group, plan, self._tell_of_pretrained
             return self._named(None, share_now(self._parts, *how, copy=by_copy))
         self._tell_of_pretrained()
         if not plan.ASYNC:  # nothing changes while training waits
             return self._named(Snapshot(self._parts.capture() | self._numbers()))
-        # A check of the values reads them in its own time.
-        by_copy = by_copy or plan.CHECK_FINITE
+        by_copy = by_copy or plan.CHECK_FINITE  # which reads the values in its own time
         return self._named(take_snapshot(self._parts, self._numbers(), self._spare, copy=by_copy))
 
     def _named(self, snapshot: Snapshot | None, share: Share | None = None) -> Job:
         progress = self.progress
-        name = checkpoint_name(progress.epoch, progress.step if progress.step_in_epoch > 0 else None)
+        step, form = progress.step if progress.step_in_epoch else None, self._cfg.SCHEDULE.CHECKPOINT.FORMAT
+        name = checkpoint_name(progress.epoch, step, form)
         source = progress.resumed_from
         protected = {} if source is None else {source.name: "this run was resumed from it"}
         return Job(self.directory / name, progress.step, snapshot, self._about(), protected, share)

@@ -128,7 +128,8 @@ _HOMES: dict[str, tuple[Finder, tuple[str, ...], str]] = {
     ),
     "unpickling": (
         _uses(r"pickle\.(load|loads|Unpickler)|marshal\..*|shelve\..*"),
-        ("pth/_outline.py",),
+        # each by a reader that makes nothing of what it reads
+        ("pth/_outline.py", "pth/_dcp_metadata.py"),
         "import pickle\npickle.loads(x)",
     ),
     "configuring logging": (

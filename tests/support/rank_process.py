@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -267,14 +267,14 @@ SCENARIOS: dict[str, Callable[..., None]] = {
 } | rank_beside.SCENARIOS
 
 
-def main() -> None:
+def main(scenarios: Mapping[str, Callable[..., None]] = SCENARIOS) -> None:
     """Run each of the scenarios that are named, one after the other."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     try:
         for spelled in sys.argv[2:]:
             name, *words = spelled.split(":")
-            SCENARIOS[name](Path(sys.argv[1]), *words)
+            scenarios[name](Path(sys.argv[1]), *words)
             gc.collect()  # what a scenario made of the process group must not outlive it
         dist.barrier()
     finally:

@@ -23,20 +23,28 @@ def environment(**more: str) -> dict[str, str]:
     return found | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"} | more
 
 
-def torchrun(world_size: int, directory: Path, *scenarios: str, seconds: float = 90.0) -> None:
-    """Run scenarios of `support.rank_process` on so many ranks; fail with what they said if any fails."""
+def torchrun(
+    world_size: int,
+    directory: Path,
+    *scenarios: str,
+    seconds: float = 90.0,
+    module: str = "support.rank_process",
+) -> None:
+    """Run scenarios of a module on so many ranks; fail with what they said if any fails."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += [str(world_size), "-m", "support.rank_process", str(directory), *scenarios]
+    command += [str(world_size), "-m", module, str(directory), *scenarios]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, done.stderr[:6000]
 
 
 @contextlib.contextmanager
-def ranks(world_size: int, directory: Path, scenario: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+def ranks(
+    world_size: int, directory: Path, scenario: str, *, module: str = "support.rank_process"
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start ranks without a launcher that ends all when one dies; the store outlives them."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    command = [sys.executable, "-m", "support.rank_process", str(directory), scenario]
+    command = [sys.executable, "-m", module, str(directory), scenario]
     started = []
     try:
         for rank in range(world_size):

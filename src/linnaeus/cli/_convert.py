@@ -18,6 +18,7 @@ _EXAMPLE = """
 linnaeus convert best.pth best.safetensors
 linnaeus convert model.safetensors model.pth
 linnaeus convert from_torch_1_0.pth plain.pth
+linnaeus convert checkpoint_epoch_3.sharded checkpoint_epoch_3.pth
 linnaeus convert --trust our_old_training.pth plain.pth
 """
 
@@ -29,7 +30,8 @@ _NAMED_PARTS = 6
     summary="Write the checkpoint SOURCE as TARGET, in the format of its suffix.\n\n"
     ".safetensors takes the weights (or every tensor, with --all) and, as texts, what the file says of its"
     " run; tensors that share memory are written one by one. .pth is a whole and safe checkpoint, whatever"
-    " version of torch wrote SOURCE. SOURCE is a path, or a name as for resolve.",
+    " version of torch wrote SOURCE. .sharded is a directory that torch.distributed.checkpoint reads; to and"
+    " from it little is in memory at a time. SOURCE is a path, or a name as for resolve.",
     example=_EXAMPLE,
 )
 @click.argument("source", metavar="SOURCE")

@@ -15,7 +15,7 @@ from linnaeus.errors import (
     UnsafeCheckpointError,
     UnsupportedFormatError,
 )
-from linnaeus.pth import describe
+from linnaeus.pth import SHARDED, describe, is_sharded, size_of
 from linnaeus.remote import open_remote
 from linnaeus.runs import BEST_LINK, list_checkpoints
 
@@ -66,7 +66,7 @@ def of_directory(directory: Path) -> Listing:
     for place in (directory, directory / "checkpoints"):
         found = list_checkpoints(place)
         if found:
-            best = _target(place / BEST_LINK)
+            best = _target(place / BEST_LINK) or _target((place / BEST_LINK).with_suffix(SHARDED))
             entries = [_run_entry(checkpoint, best=checkpoint.path.name == best) for checkpoint in found]
             return Listing(str(place), _RUN_COLUMNS, entries)
     return of_files(directory)
@@ -107,12 +107,13 @@ def of_files(directory: Path) -> Listing:
 def _visible_files(directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
-    return sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.is_file())
+    shown = (path for path in directory.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in shown if path.is_file() or (is_sharded(path) and not path.is_symlink()))
 
 
 def _file_entry(path: Path) -> Entry:
     kind, about, problem = _looked_into(path)
-    size_bytes = path.stat().st_size
+    size_bytes = size_of(path)
     plain = {
         "name": path.name,
         "path": str(path.absolute()),
@@ -148,7 +149,7 @@ def of_bucket(bucket: BucketConfig, cache_dir: Path) -> Listing:
         RemoteError: The bucket refused, is not there, or can't be reached.
     """
     remote = open_remote(bucket)
-    cached = {path.name: path.stat().st_size for path in _visible_files(cache_dir)}
+    cached = {path.name: size_of(path) for path in _visible_files(cache_dir)}
     return Listing(remote.place, _BUCKET_COLUMNS, [_remote_entry(file, cached) for file in remote.files()])
 
 

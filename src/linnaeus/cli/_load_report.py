@@ -42,5 +42,5 @@ def load_report(call: Call, *, file: str | None, model: Path | None) -> int:
     cfg = call.cfg if model is None else load_config(model, ())
     with torch.device("meta"):
         built = build_model(cfg)
-    named = str(Path(file).absolute()) if file and Path(file).is_file() else file
+    named = str(Path(file).absolute()) if file and Path(file).exists() else file
     return shown(call, preview(cfg, built, checkpoint=named))

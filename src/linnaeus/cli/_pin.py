@@ -28,7 +28,7 @@ def pin(call: Call, *, files: tuple[Path, ...], remove: bool) -> None:
     from linnaeus.runs import set_pin
 
     for path in files:
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointNotFoundError(identifier=str(path), places=["there is no such file"])
     changed = [set_pin(path, pinned=not remove) for path in files]
     if call.as_json:

@@ -42,4 +42,4 @@ def pull(call: Call, *, directory: Path | None) -> None:
         found = {"path": str(choice.path.absolute()), "reason": choice.reason}
         call.out.json(found | {"passed_over": list(choice.passed_over)})
         return
-    call.out.line(f"{choice.path} ({size_text(choice.path.stat().st_size)}): {choice.reason}")
+    call.out.line(f"{choice.path} ({size_text(choice.checkpoint.size_bytes)}): {choice.reason}")

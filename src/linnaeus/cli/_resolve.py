@@ -23,11 +23,12 @@ python train.py --weights "$(linnaeus resolve convnext_tiny_22k_1k_384.pth)"
 def resolve(call: Call, *, name: str) -> None:
     """Print where a checkpoint is."""
     from linnaeus import resolving
+    from linnaeus.pth import size_of
 
     with call.out.transfers() as progress:
         path = resolving.resolve(name, call.cfg, progress=progress)
     if call.as_json:
-        size_bytes = path.stat().st_size
+        size_bytes = size_of(path)
         call.out.json({"identifier": name, "path": str(path.absolute()), "size_bytes": size_bytes})
     else:
         call.out.path(path)

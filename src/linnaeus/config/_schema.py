@@ -227,6 +227,7 @@ class CheckpointScheduleConfig(ClosedSection):
     AT_VALIDATION: Flag = True
     INTERVAL: Literal["auto"] | None = None
     MTBF_HOURS: PositiveHours = 24.0
+    FORMAT: Literal["pth", "sharded"] = "pth"
     ASYNC: Flag = True
     WHEN_BUSY: Literal["wait", "skip"] = "wait"
     ON_FAILURE: Literal["raise", "warn", "retry"] = "raise"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SAFETENSORS = ".safetensors"
 # What can be written; a source of any other suffix is taken for a `.pth` and examined.
-SUFFIXES = (".pth", ".pt", _SAFETENSORS)
+SUFFIXES = (".pth", ".pt", pth.SHARDED, _SAFETENSORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,9 @@ def convert(
     """Write a checkpoint in the format that the target's suffix names.
 
     Args:
-        source: A `.safetensors`, or a `.pth` of any version of torch.
-        target: A `.safetensors`, which takes tensors and texts only, or a `.pth`, whole and safe.
+        source: A `.safetensors`, a `.pth` of any version of torch, or a directory of shards.
+        target: A `.safetensors`, which takes tensors and texts only; or a `.pth` or `.sharded`, whole and
+            safe.
         everything: Into safetensors: every tensor under its dotted name; else only the weights.
         trust: Run the code of a source that asks for it, in a process of its own.
         replace: Write over an existing target.
@@ -81,6 +82,8 @@ def convert(
     about = pth.describe(source).about
     try:
         pth.require_valid(source)  # or damaged bytes would get checksums that call them whole
+        if _is_directory(target) or (source.is_dir() and not is_safetensors(target)):
+            return _streamed(about, source, target)
         obj = pth.load(source)
     except (UnsafeCheckpointError, UnsupportedFormatError) as error:
         if not trust:
@@ -88,6 +91,17 @@ def convert(
             raise
         return _convert_trusted(about, source, target, everything=everything)
     return _write(obj, about, source, target, everything=everything)
+
+
+def _is_directory(path: Path) -> bool:
+    return path.suffix == pth.SHARDED
+
+
+def _streamed(about: Mapping[str, Any], source: Path, target: Path, *, trusted: bool = False) -> Conversion:
+    """Convert from or to a directory of shards, a bounded part at a time."""
+    rewrite = pth.rewrite_as_directory if _is_directory(target) else pth.rewrite_as_file
+    rewrite(source, target, about=about)
+    return _done(source, target, trusted=trusted)
 
 
 def _write(obj: Any, about: Mapping[str, Any], source: Path, target: Path, *, everything: bool) -> Conversion:
@@ -98,18 +112,20 @@ def _write(obj: Any, about: Mapping[str, Any], source: Path, target: Path, *, ev
 
 
 def _done(source: Path, target: Path, left_out: tuple[str, ...] = (), *, trusted: bool = False) -> Conversion:
-    """Return the report of a written `.pth`."""
+    """Return the report of a written `.pth` or directory."""
     written = pth.describe(target)
     return Conversion(source, target, len(written.tensors), written.size_bytes, left_out, trusted)
 
 
 def _convert_trusted(about: Mapping[str, Any], source: Path, target: Path, *, everything: bool) -> Conversion:
-    if not is_safetensors(target):
+    if not is_safetensors(target) and not _is_directory(target):
         pth.rewrite_trusted(source, target, about=about)
         return _done(source, target, trusted=True)
     safe = temporary_name(target.with_suffix(".pth"))
     try:
         pth.rewrite_trusted(source, safe)
+        if _is_directory(target):
+            return _streamed(about, safe, target, trusted=True)
         made = _write(pth.load(safe), about, source, target, everything=everything)
     finally:
         remove_file(safe)
@@ -120,7 +136,10 @@ def _from_safetensors(source: Path, target: Path) -> Conversion:
     from linnaeus.converting._safetensors import read
 
     tensors, about = read(source)
-    pth.save(tensors, target, about=about)
+    if _is_directory(target):
+        pth.save_sharded(tensors, target, about=about)
+    else:
+        pth.save(tensors, target, about=about)
     return _done(source, target)
 
 

@@ -17,6 +17,7 @@ from linnaeus.files._commit import (
     take_over,
     write_text,
 )
+from linnaeus.files._directories import commit_directory, remove
 from linnaeus.files._lock import Lock
 from linnaeus.files._owner import is_abandoned, owner_tag, sweep_abandoned, temporary_name
 from linnaeus.files._recycle import Recycled, is_in_use, recycle, share_disk
@@ -26,6 +27,7 @@ __all__ = [
     "Lock",
     "Recycled",
     "commit",
+    "commit_directory",
     "file_digest",
     "fsync_directory",
     "fsync_file",
@@ -38,6 +40,7 @@ __all__ = [
     "point_link",
     "publish_new",
     "recycle",
+    "remove",
     "remove_file",
     "require_space",
     "reserve",

@@ -1,4 +1,4 @@
-"""The checkpoint file: one plain `.pth` that proves itself.
+"""The checkpoint file: one plain `.pth` that proves itself; where ranks share no disk, a directory of shards.
 
 Reading its structure needs neither torch nor unpickling its code; only `load` and `save`, which make
 and take tensors, import torch. Where a file comes from and what a run puts into it are other rooms' business.
@@ -6,18 +6,22 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 
 from linnaeus.pth._brief import Brief, brief
 from linnaeus.pth._collection import collection_paused
+from linnaeus.pth._commit_file import COMMIT, SHARDED, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
-from linnaeus.pth._fill import MappedFile, mapped_file
+from linnaeus.pth._fill import Source, mapped_file
 from linnaeus.pth._finite import not_finite
 from linnaeus.pth._glance import glance
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of, region
+from linnaeus.pth._rewrite import rewrite_as_directory, rewrite_as_file
 from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
+from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import Ranks, save_together
+from linnaeus.pth._sharded import files_of, glance_sharded
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor
@@ -25,15 +29,17 @@ from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
 
 __all__ = [
+    "COMMIT",
     "INDEX_SUFFIX",
+    "SHARDED",
     "Brief",
     "Comparison",
     "Description",
     "Leaves",
-    "MappedFile",
     "Piece",
     "Ranks",
     "Shares",
+    "Source",
     "StoredTensor",
     "TensorDifference",
     "TensorInfo",
@@ -43,7 +49,10 @@ __all__ = [
     "collection_paused",
     "compare",
     "describe",
+    "files_of",
     "glance",
+    "glance_sharded",
+    "is_sharded",
     "joined_parts",
     "leaves",
     "load",
@@ -53,12 +62,17 @@ __all__ = [
     "parse_index",
     "region",
     "require_valid",
+    "rewrite_as_directory",
+    "rewrite_as_file",
     "rewrite_trusted",
     "save",
     "save_error",
+    "save_sharded",
     "save_together",
+    "size_of",
     "sketch",
     "sketch_there",
     "take_apart",
     "verify",
+    "write_sharded",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from linnaeus.pth._archive import not_readable
+from linnaeus.pth._commit_file import read_commit_head
 from linnaeus.pth._tail import read_head
 
 
@@ -36,6 +37,9 @@ def brief(path: Path) -> Brief | None:
     Raises:
         CheckpointInvalidError: Its description is damaged, or the system won't let it be read.
     """
+    if path.is_dir():
+        told = read_commit_head(path)
+        return None if told is None else Brief(told[0], told[2], told[1])
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

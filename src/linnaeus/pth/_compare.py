@@ -168,7 +168,7 @@ def _side(path: Path) -> _Side:
     found = examine(path)
     found.require_safe()
     archive = found.archive
-    if archive is None and found.document is not None:
+    if archive is None and found.document is not None and found.sharded is None:
         try:
             archive = open_archive(path)
         except OSError as error:

@@ -84,7 +84,7 @@ class Document:
 
     def infos(self) -> tuple[TensorInfo, ...]:
         """Return every tensor with its dotted name, in the order of the object."""
-        return tuple(self._info(name, self.tensors[number]) for name, number in _numbered(self.tree))
+        return tuple(self._info(name, self.tensors[number]) for name, number in numbered(self.tree))
 
     def _info(self, name: str, entry: Any) -> TensorInfo:
         key, dtype, shape, stride, offset, *_ = entry
@@ -99,7 +99,7 @@ class Document:
         return () if kind.startswith("$") else tuple(self.tree)
 
 
-def _numbered(root: Any) -> Iterator[tuple[str, int]]:
+def numbered(root: Any) -> Iterator[tuple[str, int]]:
     """Yield the dotted path and the number of every tensor, each shared container once."""
     stack = [("", root)]
     seen: set[int] = set()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import (
     CheckpointInvalidError,
@@ -35,6 +35,9 @@ from linnaeus.pth._safetensors import (
 from linnaeus.pth._stubs import TensorStub
 from linnaeus.pth._tail import read_document
 
+if TYPE_CHECKING:
+    from linnaeus.pth._sharded import Sharded
+
 HEAD_BYTES = 512
 OLD_FORMAT = "torch.save, format before 1.6"
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
@@ -57,6 +60,7 @@ class Examination:
         refused: Names that its pickle asks for beyond data, where the pickle was looked at.
         replaced: Names of classes that hold only data, for which plain values stand in.
         tree: The object with stubs for tensors, where the pickle was looked at.
+        sharded: What is known of a checkpoint in several files.
         directory: What the archive lists, where only that was read of it.
     """
 
@@ -71,6 +75,7 @@ class Examination:
     refused: Sequence[str] = ()
     replaced: frozenset[str] = frozenset()
     tree: Any = None
+    sharded: Sharded | None = None
     directory: Directory | None = None
 
     def require_safe(self) -> None:
@@ -108,6 +113,10 @@ def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> E
         UnsafeCheckpointError: It is something else, and asks for code.
         CheckpointInvalidError: The system won't let it be read.
     """
+    if path.is_dir():
+        from linnaeus.pth._sharded import examine_directory  # here, since it stands upon this
+
+        return examine_directory(path, thoroughly=thoroughly)
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:
             head = os.pread(file.fileno(), HEAD_BYTES, 0)

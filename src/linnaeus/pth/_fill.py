@@ -12,16 +12,40 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from linnaeus.errors import CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
+from linnaeus.pth._examine import examine
 from linnaeus.pth._load import load, load_described, opened, own_document
 
 if TYPE_CHECKING:
     import torch
 
+    from linnaeus.pth._sharded_load import Lazy
+
 _PIECE_BYTES = 4 << 20  # what a core reads at a time
+
+
+class Source(Protocol):
+    """An open checkpoint, from which tensors are filled."""
+
+    @property
+    def content(self) -> Any:
+        """The saved object."""
+
+    @property
+    def path(self) -> Path:
+        """The file or directory."""
+
+    def ready(self, tensors: Iterable[torch.Tensor], /) -> None:
+        """See to it that tensors of the content, or views of them, can be looked at."""
+
+    def holds(self, tensor: torch.Tensor, /) -> bool:
+        """Tell whether a tensor is part of the content, so that `fill` has a better way than copying it."""
+
+    def fill(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], /) -> None:
+        """Make the elements of tensors those of others, which are part of the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +108,9 @@ class MappedFile:
         for memory, offset in pieces:
             read_into(self._descriptor, memory, offset)
 
+    def ready(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Do nothing: what is mapped can be looked at."""
+
     def holds(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor lies in the mapped file."""
         return self._offset_of(tensor) is not None
@@ -120,15 +147,20 @@ def _lie_alike(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @contextmanager
-def mapped_file(path: Path) -> Iterator[MappedFile]:
+def mapped_file(path: Path) -> Iterator[Source]:
     """Open a checkpoint for filling tensors from it.
 
-    Files that torch wrote are taken too; tensors of theirs are copied.
+    Files that torch wrote are taken too; tensors of theirs are copied. Those of a directory have to be made
+    `ready` before they are looked at.
 
     Raises:
         CheckpointInvalidError: As `load`.
     """
     from linnaeus.pth._storages import map_whole, mapped_storages
+
+    if path.is_dir():
+        yield _lazy(path)
+        return
 
     with opened(path) as descriptor:
         document = own_document(path, descriptor)
@@ -138,3 +170,12 @@ def mapped_file(path: Path) -> Iterator[MappedFile]:
             yield MappedFile(content, path, descriptor, whole)
             return
     yield MappedFile(load(path), path, -1, None)
+
+
+def _lazy(path: Path) -> Lazy:
+    from linnaeus.pth._sharded_load import Lazy
+
+    found = examine(path)
+    found.require_safe()
+    assert found.sharded is not None  # noqa: S101 - it was found to be one
+    return Lazy(found.sharded)

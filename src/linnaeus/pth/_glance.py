@@ -54,7 +54,7 @@ def examine_there(name: str, size_bytes: int, read_at: ReadAt) -> Examination:
     if name.endswith(".safetensors"):
         return _safetensors(Path(name), size_bytes, read_at)
     try:
-        with zipfile.ZipFile(_Ranges(size_bytes, read_at)) as archive:
+        with zipfile.ZipFile(Ranges(size_bytes, read_at)) as archive:
             return _examined(Path(name), size_bytes, archive)
     except (*BAD_ZIP, *BAD_PICKLE) as error:
         if isinstance(error, CheckpointInvalidError):  # one of ours is a ValueError too
@@ -95,7 +95,7 @@ def _examined(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Examinat
     return Examination(path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found)
 
 
-class _Ranges(io.RawIOBase):
+class Ranges(io.RawIOBase):
     """A file whose bytes come in ranges; what came is kept."""
 
     def __init__(self, size_bytes: int, read_at: ReadAt) -> None:

@@ -11,10 +11,10 @@ import pickle
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from linnaeus.errors import (
     CheckpointNotFoundError,
@@ -64,6 +64,8 @@ def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool 
         raise TypeError(f"map_location can't be a {type(map_location).__name__}")
     if not file.exists():
         raise CheckpointNotFoundError(identifier=str(file), places=["there is no such file"])
+    if file.is_dir():
+        return _load_directory(file, map_location)
     if _is_plain_place(map_location):
         with opened(file) as descriptor:
             document = own_document(file, descriptor)
@@ -132,6 +134,55 @@ def _device_type() -> type:
     import torch
 
     return torch.device
+
+
+def _load_directory(path: Path, map_location: Any) -> Any:
+    from linnaeus.pth._sharded_load import load_directory  # here, since it stands upon this
+
+    found = examine(path)
+    found.require_safe()
+    assert found.sharded is not None  # noqa: S101 - it was found to be one
+    return _placed(load_directory(found.sharded), map_location)
+
+
+def _placed(node: Any, map_location: Any) -> Any:
+    """Return an object with its tensors where they shall be; a location that tells by storage is torch's."""
+    if map_location is None or str(map_location) == "cpu":
+        return node
+    if not isinstance(map_location, str | _device_type()):
+        raise TypeError("of a directory, map_location can only be a device")
+    import torch
+
+    if isinstance(node, torch.Tensor):
+        return node.to(torch.device(str(map_location)))
+    if isinstance(node, dict):
+        node.update({key: _placed(value, map_location) for key, value in node.items()})
+        return node
+    return type(node)(_placed(item, map_location) for item in node) if type(node) in (list, tuple) else node
+
+
+def load_stream(stream: BinaryIO, path: Path, replaced: Iterable[str]) -> Any:
+    """Load one of torch's archives that lies inside another file, which was looked at before.
+
+    Args:
+        stream: Its bytes.
+        path: Where they come from, for messages.
+        replaced: The classes that it asks for for which plain values stand in.
+
+    Raises:
+        CheckpointInvalidError: Torch refuses it, or it is damaged.
+    """
+    import torch
+
+    stand_ins: list[Any] = [
+        (REPLACEMENTS.get(name, OrderedDict), name) for name in STAND_INS if name in replaced
+    ]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            loaded = torch.load(stream, map_location="cpu", weights_only=True)
+    except (*BAD_PICKLE, RuntimeError, AssertionError, struct.error) as error:
+        raise CorruptCheckpointError(path=str(path), problem=f"torch can't read a value ({error})") from error
+    return without_stand_ins(loaded) if stand_ins else loaded
 
 
 def _load_safetensors(found: Examination, map_location: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ before a byte of a tensor is read. Neither torch nor any code of the file is nee
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from linnaeus.pth._examine import Examination, examine
 from linnaeus.pth._glance import examine_there
 from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._legacy import ReadAt
+from linnaeus.pth._parted import PartedTensor
 from linnaeus.pth._safetensors import INDEX, SAFETENSORS, joined_parts, read_index, start_of
+from linnaeus.pth._sharded import Sharded, nested
 from linnaeus.pth._stored import StoredFile, StoredTensor
 from linnaeus.pth._stubs import TensorStub
 
@@ -43,6 +45,10 @@ def sketch(path: Path) -> Any:
     Raises:
         CheckpointInvalidError: It is no checkpoint, damaged, or unsafe.
     """
+    if path.is_dir():
+        found = examine(path)
+        found.require_safe()
+        return sketch_examined(found, None)
     file = StoredFile(path)
     with collection_paused():
         found = examine(path, briefly=True)
@@ -74,6 +80,8 @@ def sketch_examined(found: Examination, file: StoredFile | None) -> Any:
         found: What it is.
         file: The file, open; None where its tensors can't be read.
     """
+    if found.sharded is not None:
+        return _of_sharded(found.sharded)
     if found.kind == INDEX:
         return _of_index(found.path)
     if found.kind == SAFETENSORS:
@@ -130,7 +138,7 @@ class _OfDocument:
 
     def node(self, value: Any, depth: int = 0) -> Any:
         if isinstance(value, Mapping) and "$tensor" in value:
-            return self._stored(*self.document.tensors[value["$tensor"]])
+            return self._stored(value["$tensor"])
         if depth > MAX_DEPTH:
             return None
         inside = child_nodes(value)
@@ -142,11 +150,28 @@ class _OfDocument:
             return {key: self.node(item, depth + 1) for key, item in inside if key is not None}
         return value
 
-    def _stored(
-        self, key: int | None, dtype: str, shape: list[int], stride: list[int], offset: int, *marks: str
-    ) -> StoredTensor:
+    def _stored(self, number: int) -> StoredTensor:
+        key, dtype, shape, stride, offset, *marks = self.document.tensors[number]
         start = None
         native = self.document.written.get("byteorder") == sys.byteorder
         if native and key is not None and dtype.startswith(_PLAIN) and not {"conj", "neg"} & {*marks}:
             start = self.document.storages[key][0] + offset * item_bytes(dtype)
         return StoredTensor(self.file, dtype, tuple(shape), tuple(stride), start)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfShards(_OfDocument):
+    """From the description of a directory of shards to a sketch."""
+
+    names: Sequence[str]
+    sharded: Sharded
+
+    def _stored(self, number: int) -> PartedTensor:
+        return self.sharded.parted(self.names[number])
+
+
+def _of_sharded(sharded: Sharded) -> Any:
+    if sharded.commit is None:
+        return nested(sharded, {name: sharded.parted(name) for name in sharded.index.tensors})
+    commit = sharded.commit
+    return _OfShards(None, commit.document, commit.names, sharded).node(commit.document.tree)

@@ -10,6 +10,7 @@ from typing import Any
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._sharded import check_content, has_checksums
 from linnaeus.pth._skeleton import check_skeleton
 
 _NUM_NAMED = 5
@@ -62,6 +63,8 @@ def require_valid(path: str | os.PathLike[str], *, content: bool = True) -> Exam
     """
     examination = examine(Path(path), thoroughly=content)
     examination.require_safe()
+    if content and examination.sharded is not None:
+        check_content(examination.sharded)
     damage = _first_damaged(examination) if content else None
     if damage is not None:
         raise _with_tensor(damage, examination)
@@ -78,6 +81,12 @@ def _first_damaged(examination: Examination) -> CorruptCheckpointError | None:
         return archive.first_damaged()
     except OSError as error:  # a bad sector, a file server that went away
         raise not_readable(examination.path, error) from error
+
+
+def _has_checksums(examination: Examination) -> bool:
+    if examination.sharded is not None:
+        return has_checksums(examination.sharded)
+    return examination.archive is not None and examination.archive.has_checksums
 
 
 def _with_tensor(damage: CorruptCheckpointError, examination: Examination) -> CorruptCheckpointError:
@@ -116,7 +125,7 @@ def verify(path: str | os.PathLike[str], *, content: bool = True, finite: bool =
     except CheckpointInvalidError as error:
         file = Path(path)
         return VerifyReport(file, "unknown", "nothing", file.stat().st_size if file.exists() else 0, 0, error)
-    checked = content and found.archive is not None and found.archive.has_checksums
+    checked = content and _has_checksums(found)
     return VerifyReport(
         found.path,
         found.kind,

@@ -64,6 +64,19 @@ class Session(Protocol):
             RemoteNotFoundError: There is no such bucket.
         """
 
+    def files_and_folders(self) -> tuple[list[RemoteFile], list[str]]:
+        """Return what `files` does, and the names of the folders directly in this place, by one request.
+
+        Raises:
+            RemoteNotFoundError: There is no such bucket or folder.
+        """
+
+    def folder(self, name: str) -> list[RemoteFile]:
+        """Return all files directly in a folder of this place, as "folder/file"; none where there is none.
+
+        Such names are taken wherever a file's name is.
+        """
+
     def stat(self, name: str) -> RemoteFile | None:
         """Return one file with the digests that the bucket keeps, or None when there is none of that name."""
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -75,25 +75,29 @@ class RcloneSession:
 
     def files(self) -> list[RemoteFile]:
         """Return all files directly in this place, by name; see `Session.files`."""
+        return sorted((remote_file(entry) for entry in self._directly(LISTING)), key=lambda file: file.name)
+
+    def _directly(self, options: Mapping[str, bool]) -> Sequence[Mapping[str, Any]]:
         folder = self.prefix.rstrip("/")
         try:
-            entries = self._list(self.root, folder)
+            return self._list(self.root, folder, options)
         except RemoteNotFoundError:
             if self.b2 is not None or not folder:
                 raise  # B2 has no folders: what is not there is the bucket
             # A folder that nothing was put into is told from a bucket that is not there, or was not just now.
             self._list(self.root, "")
-            entries = self._list_if_any(folder)
-        return sorted((remote_file(entry) for entry in entries), key=lambda file: file.name)
+            return self._list_if_any(folder, options)
 
-    def _list_if_any(self, folder: str) -> Sequence[Mapping[str, Any]]:
+    def _list_if_any(self, folder: str, options: Mapping[str, bool]) -> Sequence[Mapping[str, Any]]:
         try:
-            return self._list(self.root, folder)
+            return self._list(self.root, folder, options)
         except RemoteNotFoundError:
             return ()
 
-    def _list(self, root: str, folder: str) -> Sequence[Mapping[str, Any]]:
-        parameters = {"fs": root, "remote": folder, "opt": LISTING}
+    def _list(
+        self, root: str, folder: str, options: Mapping[str, bool] = LISTING
+    ) -> Sequence[Mapping[str, Any]]:
+        parameters = {"fs": root, "remote": folder, "opt": options}
 
         def attempt(number: int) -> Sequence[Mapping[str, Any]]:
             try:
@@ -106,6 +110,17 @@ class RcloneSession:
                 raise self.failures.error(RemoteError, "listing", number, there) from error
 
         return self.retry.run(attempt, worth_retrying)
+
+    def files_and_folders(self) -> tuple[list[RemoteFile], list[str]]:
+        """Return what is directly in this place; see `Session.files_and_folders`."""
+        found = self._directly({"noMimeType": True})
+        files = [remote_file(entry) for entry in found if not entry["IsDir"]]
+        return sorted(files, key=lambda file: file.name), sorted(e["Name"] for e in found if e["IsDir"])
+
+    def folder(self, name: str) -> list[RemoteFile]:
+        """Return all files directly in a folder of this place; see `Session.folder`."""
+        files = [remote_file(entry) for entry in self._list_if_any(self.prefix + name, LISTING)]
+        return sorted((replace(file, name=f"{name}/{file.name}") for file in files), key=lambda f: f.name)
 
     def stat(self, name: str) -> RemoteFile | None:
         """Return one file, or None; see `Session.stat`."""

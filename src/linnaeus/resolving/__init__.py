@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from linnaeus.resolving._identifier import check_name, is_absolute, text_of
-from linnaeus.resolving._look import describe, describe_there, is_only_there
+from linnaeus.resolving._look import all_there, describe, describe_there, is_only_there, sharded_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         verify_cache,
     )
     from linnaeus.resolving._fetch import fetch_from
+    from linnaeus.resolving._fetch_sharded import fetch_sharded
     from linnaeus.resolving._locking import lock, names_in
     from linnaeus.resolving._passing import facts_of, pass_on
     from linnaeus.resolving._pins import read_lock, split_pin
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cached",
     "Eviction",
+    "all_there",
     "cached_files",
     "check_name",
     "describe",
@@ -40,6 +42,7 @@ __all__ = [
     "evict",
     "facts_of",
     "fetch_from",
+    "fetch_sharded",
     "is_absolute",
     "is_only_there",
     "lock",
@@ -50,6 +53,7 @@ __all__ = [
     "resolve",
     "resolve_in",
     "resolve_together",
+    "sharded_there",
     "split_pin",
     "text_of",
     "verify_cache",
@@ -66,6 +70,7 @@ _LATER = {
     "plan_eviction": "_cache",
     "verify_cache": "_cache",
     "fetch_from": "_fetch",
+    "fetch_sharded": "_fetch_sharded",
     "lock": "_locking",
     "names_in": "_locking",
     "facts_of": "_passing",

@@ -44,6 +44,7 @@ from linnaeus.files import (
     write_text,
 )
 from linnaeus.remote import kept_bytes, open_remote
+from linnaeus.resolving._fetch_sharded import fetch_sharded
 from linnaeus.resolving._pins import mismatch
 from linnaeus.resolving._places import describe_cache, nearest
 from linnaeus.resolving._records import WORK_DIRECTORY, note
@@ -84,6 +85,8 @@ def fetch(
     Raises:
         LinnaeusError: As for `resolve`; who waits for another process's fetch gets that one's error.
     """
+    if name.endswith(pth.SHARDED):
+        return fetch_sharded(open_remote(bucket), name, cache_dir / name, progress=progress)
     return fetch_from(open_remote(bucket), name, cache_dir / name, progress=progress, expected=expected)
 
 

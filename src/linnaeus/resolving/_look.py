@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from linnaeus.resolving._resolve import resolve
 if TYPE_CHECKING:
     from linnaeus.config import Config
     from linnaeus.pth import Description
-    from linnaeus.remote import Session
+    from linnaeus.remote import RemoteFile, Session
 
 
 def describe(identifier: str, cfg: Config) -> Description:
@@ -33,7 +34,7 @@ def describe(identifier: str, cfg: Config) -> Description:
         return pth.describe(resolve(identifier, cfg))
     name, _ = split_pin(identifier)
     with open_remote(place.BUCKET).session() as session:
-        known = session.stat(name)
+        known = sharded_there(session, name) or session.stat(name)
         if known is None:
             raise CheckpointNotFoundError(identifier=name, places=[f"not in {session.place}"])
         return describe_there(session, name, known.size_bytes)
@@ -63,6 +64,9 @@ def describe_there(session: Session, name: str, size_bytes: int) -> Description:
     """
     from linnaeus import pth
 
+    if name.endswith(pth.SHARDED):
+        return _sharded(session, name)
+
     def read(start: int, length: int) -> bytes:
         return session.read(name, start, length)
 
@@ -70,3 +74,43 @@ def describe_there(session: Session, name: str, size_bytes: int) -> Description:
         return pth.glance(name, size_bytes, read)
     except CorruptCheckpointError:
         return pth.glance(name, size_bytes, read)
+
+
+def sharded_there(session: Session, name: str) -> RemoteFile | None:
+    """Return a directory of shards in a bucket as if it were one file; None for one that was not finished.
+
+    Its version is that of its commit file.
+    """
+    from linnaeus import pth
+
+    files = session.folder(name) if name.endswith(pth.SHARDED) else []
+    commit = next((file for file in files if file.name == f"{name}/{pth.COMMIT}"), None)
+    if commit is None:
+        return None
+    return replace(commit, name=name, size_bytes=sum(file.size_bytes for file in files), digests={})
+
+
+def all_there(session: Session) -> list[RemoteFile]:
+    """Return all files of a place in a bucket, and all directories of shards as if they were files.
+
+    Raises:
+        RemoteNotFoundError: There is no such bucket.
+    """
+    from linnaeus import pth
+
+    files, folders = session.files_and_folders()
+    found = [sharded_there(session, name) for name in folders if name.endswith(pth.SHARDED)]
+    return files + [one for one in found if one is not None]
+
+
+def _sharded(session: Session, name: str) -> Description:
+    """Return what a folder of a bucket holds, from its commit file and its listing."""
+    from linnaeus import pth
+
+    sizes = {file.name.rpartition("/")[2]: file.size_bytes for file in session.folder(name)}
+    if pth.COMMIT not in sizes:
+        raise CorruptCheckpointError(
+            path=name, problem=f"it has no {pth.COMMIT}, so it was never finished", record=pth.COMMIT
+        )
+    data = session.read(f"{name}/{pth.COMMIT}", 0, sizes[pth.COMMIT])
+    return pth.glance_sharded(name, data, sizes)

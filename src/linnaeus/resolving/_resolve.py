@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from linnaeus.remote import Progress
 
 _DISABLED = "the bucket is disabled (ENV.INPUT.BUCKET.ENABLED is false)"
+_METADATA = ".metadata"  # what torch.distributed.checkpoint puts into a directory of shards
 _OFFLINE = "nobody else was asked (ENV.INPUT.OFFLINE is true)"
 
 
@@ -110,7 +111,7 @@ def _resolved(
 
 
 def _is_checkpoint_file(path: str) -> bool:
-    """Tell whether there is a file.
+    """Tell whether there is a file, or a directory of shards.
 
     What can't be used as one is an error, since fetching would not mend it.
     """
@@ -128,6 +129,8 @@ def _is_checkpoint_file(path: str) -> bool:
         raise CheckpointInvalidError(
             path=path, problem=f"it can't be looked at ({error.strerror})"
         ) from error
+    if stat.S_ISDIR(status.st_mode) and os.path.isfile(os.path.join(path, _METADATA)):
+        return True
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointInvalidError(
             path=path,

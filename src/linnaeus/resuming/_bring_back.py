@@ -10,10 +10,11 @@ from linnaeus import pth
 from linnaeus.config import TrainConfig
 from linnaeus.distributed import Group
 from linnaeus.resuming._choose import Choice
-from linnaeus.state import Progress, RunParts, own_share, restore
+from linnaeus.state import Progress, RunParts, own_share, restore, tensors_in
 
 _log = logging.getLogger(__name__)
 
+_SHARED = frozenset({"model", "optimizer", "ema"})
 _OPTIMIZING = frozenset({"optimizer", "lr_scheduler", "scaler"})
 
 
@@ -38,9 +39,13 @@ def bring_back(
     with pth.mapped_file(choice.path) as source:
         saved = source.content
         saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
+        # What tells how a rank's own part is made is read first, and then only that part.
+        source.ready(tensors_in({key: saved[key] for key in saved if key not in _SHARED}))
+        own = own_share(parts, saved, str(choice.path), group.rank, group.world_size)
+        source.ready(tensors_in(own))
         missing = restore(
             parts,
-            own_share(parts, saved, str(choice.path), group.rank, group.world_size),
+            own,
             str(choice.path),
             complete="progress" in saved,
             skip=_left_alone(train),

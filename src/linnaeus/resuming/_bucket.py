@@ -13,8 +13,8 @@ from pathlib import Path
 from linnaeus.errors import CheckpointInvalidError
 from linnaeus.files import set_aside
 from linnaeus.remote import Remote, RemoteFile, Session
-from linnaeus.resolving import describe_there, fetch_from
-from linnaeus.runs import LATEST_LINK, RunCheckpoint, numbers_in_name, read_checkpoint
+from linnaeus.resolving import all_there, describe_there, fetch_from, fetch_sharded
+from linnaeus.runs import LATEST_LINK, SHARDED_SUFFIX, RunCheckpoint, numbers_in_name, read_checkpoint
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,10 @@ def fetch_newer(
         try:
             if path.exists():
                 _log.warning("moved %s aside to %s", path.name, set_aside(path, suffix).name)
-            fetch_from(remote, found.name, path, progress=None, expected=None)
+            if found.name.endswith(SHARDED_SUFFIX):
+                fetch_sharded(remote, found.name, path)
+            else:
+                fetch_from(remote, found.name, path, progress=None, expected=None)
         except CheckpointInvalidError as error:
             passed_over.append(_reason(found.name, error))
             continue
@@ -78,7 +81,7 @@ def _problem(session: Session, file: RemoteFile) -> CheckpointInvalidError | Non
 
 
 def _copies(session: Session) -> list[RemoteFile]:
-    return [file for file in session.files() if numbers_in_name(file.name) and file.name != LATEST_LINK]
+    return [file for file in all_there(session) if numbers_in_name(file.name) and file.name != LATEST_LINK]
 
 
 def _order(file: RemoteFile) -> tuple[int, int]:

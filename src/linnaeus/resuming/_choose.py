@@ -137,7 +137,7 @@ def _move_aside(paths: Sequence[Path]) -> None:
 
 
 def _refuse_if_all_bad(directory: Path, problems: list[str]) -> None:
-    aside = sorted(directory.glob(f"*.pth{ASIDE_SUFFIX}*")) if directory.is_dir() else []
+    aside = sorted(directory.glob(f"*.*{ASIDE_SUFFIX}*")) if directory.is_dir() else []
     if problems or aside:
         reasons = problems or [f"{path.name} was moved aside as damaged" for path in aside]
         raise CheckpointInvalidError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from linnaeus import pth
 from linnaeus.distributed import Group
 from linnaeus.errors import CheckpointNotFoundError
 from linnaeus.remote import Remote
@@ -54,7 +55,7 @@ def choose_together(
             "digest": digest_of_end(choice.path) if nodes.are_apart else None,
             "reason": choice.reason,
             "passed_over": [*choice.passed_over],
-            "size_bytes": choice.path.stat().st_size,
+            "size_bytes": pth.size_of(choice.path),
         }
 
     if group.world_size == 1:
@@ -89,7 +90,7 @@ def _want(name: str) -> Path:
 
 def _require_same(path: Path, size_bytes: int, rank: int) -> None:
     """Check that this rank sees the file that rank 0 saw, not another of its name on another disk."""
-    seen = path.stat().st_size if path.is_file() else None
+    seen = pth.size_of(path) if path.exists() else None
     if seen != size_bytes:
         what = "there is no such file" if seen is None else f"its size is {seen}, not {size_bytes} bytes"
         raise CheckpointNotFoundError(

@@ -19,10 +19,10 @@ _SPELLED = ("NaN", "Infinity", "-Infinity")
 
 @dataclass(frozen=True, slots=True)
 class RunCheckpoint:
-    """One file of a run.
+    """One checkpoint of a run.
 
     Attributes:
-        path: The file.
+        path: The file, or the directory of shards.
         epoch: Completed epochs, from the file itself where it can be read, else from its name.
         step: Optimizer steps, likewise.
         metrics: What was measured when it was saved.
@@ -86,12 +86,16 @@ def list_checkpoints(directory: Path) -> list[RunCheckpoint]:
     if not directory.is_dir():
         return []
     named = [entry for entry in directory.iterdir() if numbers_in_name(entry.name)]
-    files = [entry for entry in named if entry.is_file() and not entry.is_symlink()]
+    found = [entry for entry in named if _is_one(entry) and not entry.is_symlink()]
     return sorted(
-        (read_checkpoint(path) for path in files),
+        (read_checkpoint(path) for path in found),
         key=lambda found: (found.order, found.path.name),
         reverse=True,
     )
+
+
+def _is_one(entry: Path) -> bool:
+    return entry.is_dir() if entry.suffix == pth.SHARDED else entry.is_file()
 
 
 def read_checkpoint(path: Path) -> RunCheckpoint:
@@ -101,7 +105,7 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
         read = _other(path) if found is None else _ours(path, found)
     except CheckpointInvalidError as error:
         epoch, step = numbers_in_name(path.name) or (0, 0)
-        size_bytes = path.stat().st_size if path.is_file() else 0
+        size_bytes = pth.size_of(path)
         read = RunCheckpoint(path, epoch, step, size_bytes=size_bytes, ends_epoch=False, problem=error)
     return replace(read, is_pinned=True) if is_pinned(path) else read
 

@@ -6,17 +6,25 @@ import re
 
 LATEST_LINK = "latest.pth"
 BEST_LINK = "best.pth"
+# For directories of shards the links have this in place of their suffix.
+SHARDED_SUFFIX = ".sharded"
 # What pretrained weights arrived in the run's model, for people and their programs.
 REPORT_NAME = "load_report.json"
 
-_OURS = re.compile(r"checkpoint_epoch_(?P<epoch>[0-9]+)(?:_step_(?P<step>[0-9]+))?\.pth")
+_OURS = re.compile(r"checkpoint_epoch_(?P<epoch>[0-9]+)(?:_step_(?P<step>[0-9]+))?\.(?:pth|sharded)")
 _EARLIER = re.compile(r"ckpt_epoch_(?P<epoch>[0-9]+)\.pth")
 
 
-def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """Return the name for a run's state after `epoch` completed epochs, or at `step` inside the next one."""
+def checkpoint_name(epoch: int, step: int | None = None, form: str = "pth") -> str:
+    """Return the name for a run's state after `epoch` completed epochs, or at `step` inside the next one.
+
+    Args:
+        epoch: How many.
+        step: Optimizer steps; None at the end of an epoch.
+        form: "pth" or "sharded".
+    """
     inside = "" if step is None else f"_step_{step}"
-    return f"checkpoint_epoch_{epoch}{inside}.pth"
+    return f"checkpoint_epoch_{epoch}{inside}.{form}"
 
 
 def numbers_in_name(name: str) -> tuple[int, int] | None:

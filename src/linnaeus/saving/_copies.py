@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from linnaeus import pth
@@ -18,13 +19,12 @@ from linnaeus.errors import (
     CheckpointInvalidError,
     LinnaeusError,
     RemoteConflictError,
-    RemoteError,
 )
-from linnaeus.files import hold, remove_file
 from linnaeus.remote import Progress, Remote, RemoteFile, Session
-from linnaeus.resolving import describe_there
+from linnaeus.resolving import all_there, describe_there, sharded_there
 from linnaeus.runs import LATEST_LINK, RunCheckpoint, checkpoint_of, list_checkpoints, numbers_in_name
 from linnaeus.saving._retention import Retention, decide
+from linnaeus.saving._send import delete, send
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Copies:
         return known is not None and known[0] == _identity(path)
 
     def _listed(self, session: Session) -> dict[str, RemoteFile]:
-        files = session.files()
+        files = all_there(session)
         return {file.name: file for file in files if numbers_in_name(file.name) and file.name != LATEST_LINK}
 
     def _describe(self, session: Session, file: RemoteFile) -> RunCheckpoint:
@@ -141,16 +141,27 @@ class Copies:
             return False
         identity = _identity(local.path)
         if self._same.get(local.path.name) != (identity, _version(there)):
-            known = session.stat(there.name)
+            known = _known(session, there.name)
             if known is None or not self._is_same(session, local.path, known):
                 return False
             self._same[local.path.name] = identity, _version(there)
         return True
 
     def _is_same(self, session: Session, path: Path, known: RemoteFile) -> bool:
-        """Compare by the bucket's digest; where it keeps none, by what both files say of themselves."""
+        """Compare by the bucket's digest; where it keeps none, by what both files say of themselves.
+
+        Directories by their commit files, which have the digests of all others. Shards of a bucket that keeps
+        no digests have only their sizes to go by, until they are fetched.
+        """
+        if path.is_dir():
+            name, here = f"{known.name}/{pth.COMMIT}", (path / pth.COMMIT).read_bytes()
+            there = session.stat(name)
+            is_alike = there is not None and there.size_bytes == len(here)
+            return is_alike and session.read(name, 0, len(here)) == here
         for algorithm, digest in known.digests.items():
             return self.remote.digest_of(path, algorithm) == digest
+        if "/" in known.name:
+            return True
         return same_description(session, path, known)
 
     def send(self, session: Session, checkpoint: RunCheckpoint, progress: Progress | None) -> None:
@@ -161,16 +172,15 @@ class Copies:
             RemoteError: It did not arrive.
         """
         name, started = checkpoint.path.name, time.monotonic()
-        there = session.stat(name)
+        there = _known(session, name)
         if there is not None and not self.is_ours(self._describe(session, there)):
             raise self._conflict(self._describe(session, there))
-        held = hold(checkpoint.path)
-        try:
-            self.remote.send(held, name, progress=progress, mark=self._run() or "")
-            self._prove(session, held, name)
-        finally:
-            if held != checkpoint.path:
-                remove_file(held)
+        identity = _identity(checkpoint.path)
+        same = partial(self._is_same, session)
+        send(self.remote, session, checkpoint.path, name, same, progress, mark=self._run() or "")
+        arrived = _known(session, name)
+        if arrived is not None:
+            self._same[name] = identity, _version(arrived)
         # An older version may be hidden behind it, perhaps of a try whose answer was lost.
         self._cleaned.discard(name)
         seconds = time.monotonic() - started
@@ -188,21 +198,6 @@ class Copies:
             remote=self.remote.place, operation=f"upload of {there.name}", tail=tail, advice=advice
         )
 
-    def _prove(self, session: Session, sent: Path, name: str) -> None:
-        known = session.stat(name)
-        if (
-            known is not None
-            and known.size_bytes == sent.stat().st_size
-            and self._is_same(session, sent, known)
-        ):
-            self._same[name] = _identity(sent), _version(known)
-            return
-        if known is not None:
-            session.delete(name)  # what this call put there
-        raise RemoteError(
-            remote=self.remote.place, operation=f"upload of {name}", tail="what arrived there differs"
-        )
-
     def tidy(self, session: Session) -> list[str]:
         """Remove this run's copies that no rule keeps, and what is hidden behind those that stay.
 
@@ -217,7 +212,7 @@ class Copies:
         verdicts = decide([c for c, _ in ours.values()], self.retention)
         removed = [verdict.checkpoint.path.name for verdict in verdicts if not verdict.keep]
         for name in removed:
-            session.delete(name)
+            delete(session, name)
             _log.info("removed %s from %s: no rule keeps it", name, self.remote.place)
         return removed
 
@@ -267,6 +262,11 @@ def _version(file: RemoteFile) -> _Version:
     return file.name, file.size_bytes, file.version or file.modified
 
 
+def _known(session: Session, name: str) -> RemoteFile | None:
+    """Return a file with its digests, or a finished directory of shards as if it were one."""
+    return sharded_there(session, name) if name.endswith(pth.SHARDED) else session.stat(name)
+
+
 def _identity(path: Path) -> _Identity:
-    status = path.stat()
+    status = (path / pth.COMMIT if path.is_dir() else path).stat()
     return status.st_size, status.st_mtime_ns, status.st_ino

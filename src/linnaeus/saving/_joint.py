@@ -294,6 +294,10 @@ class _Turn:
 
         positions = gathered_positions(share, self)
         content, shares = share.whole(positions)
+        if job.path.suffix == pth.SHARDED:
+            return pth.save_sharded(
+                content, job.path, shares=shares, ranks=self, about=job.about, publish=publish
+            )
         return pth.save_together(
             content,
             job.path,

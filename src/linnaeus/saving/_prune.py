@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from linnaeus.errors import CheckpointNotFoundError, SaveError
-from linnaeus.files import remove_file
+from linnaeus.files import remove
 from linnaeus.runs import RunCheckpoint, list_checkpoints
 from linnaeus.saving._links import point_links
 from linnaeus.saving._retention import Retention, Verdict, decide
@@ -45,7 +45,7 @@ def prune(
         point_links(directory, newest.name, kept, rules)
         for verdict in verdicts:
             if not verdict.keep:
-                remove_file(verdict.checkpoint.path)
+                remove(verdict.checkpoint.path)
                 _log.info("pruned %s: %s", verdict.checkpoint.name, verdict.reason)
     except OSError as error:
         raise SaveError(

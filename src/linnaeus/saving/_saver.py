@@ -17,10 +17,12 @@ from linnaeus.errors import SaveError, TornSaveError
 from linnaeus.files import (
     Recycled,
     commit,
+    commit_directory,
     fsync_directory,
     fsync_file,
     make_directory,
     recycle,
+    remove,
     remove_file,
     require_space,
     sweep_abandoned,
@@ -102,14 +104,14 @@ class Saver:
         except OSError as error:
             raise self._failed(error) from error
         finally:
-            remove_file(temporary)
+            remove(temporary)
         self.announce()
         permit()
         self.retain(job)
         return size_bytes
 
     def _temporary(self, path: Path) -> Path:
-        spare = self.take_spare()
+        spare = None if path.suffix == pth.SHARDED else self.take_spare()
         return temporary_name(path) if spare is None else spare.path
 
     def take_spare(self) -> Recycled | None:
@@ -127,6 +129,9 @@ class Saver:
             SaveError: It can't be written.
             TornSaveError: The content did not hold still.
         """
+        if job.path.suffix == pth.SHARDED:
+            pth.write_sharded(job.snapshot.content if job.snapshot else {}, temporary, job.path, job.about)
+            return
         guard = None if job.snapshot is None else job.snapshot.guard
         size_bytes = 0
         try:
@@ -149,11 +154,14 @@ class Saver:
             raise pth.save_error(error, job.path, size_bytes) from error
 
     def publish(self, temporary: Path, path: Path) -> int:
-        """Make a finished file, which is on disk, the checkpoint; return its size.
+        """Make a finished file or directory, which is on disk, the checkpoint; return its size.
 
         Raises:
             OSError: The system refused.
         """
+        if temporary.is_dir():
+            commit_directory(temporary, path)
+            return self.note_made(path)
         commit(temporary, path, durable=False)
         fsync_directory(path.parent)  # a power loss must not forget the name
         return self.note_made(path)
@@ -164,9 +172,9 @@ class Saver:
 
     def note_made(self, path: Path) -> int:
         """Note that this process made a checkpoint, whose blocks are its to reuse; return its size."""
-        status = path.stat()
-        self._made[path] = status.st_ino
-        return status.st_size
+        if path.is_file():
+            self._made[path] = path.stat().st_ino
+        return pth.size_of(path)
 
     def retain(self, job: Job) -> None:
         """Point the links and remove what no rule keeps, now that the new checkpoint is there.
@@ -207,7 +215,7 @@ class Saver:
     def _remove(self, path: Path) -> None:
         inode = self._made.pop(path, None)
         if inode is None or self._spare is not None:
-            remove_file(path)
+            remove(path)
         else:
             self._spare = recycle(path, inode)
 

@@ -16,8 +16,9 @@ from linnaeus.config import BucketConfig
 from linnaeus.errors import CheckpointNotFoundError, RemoteConflictError, RemoteError
 from linnaeus.files import file_digest
 from linnaeus.remote import Progress, Remote, RemoteFile, open_remote
-from linnaeus.resolving import check_name
+from linnaeus.resolving import check_name, sharded_there
 from linnaeus.saving._copies import same_description
+from linnaeus.saving._send import send
 
 _log = logging.getLogger(__name__)
 
@@ -73,10 +74,12 @@ def upload(
     """
     started = time.monotonic()
     name = check_name(path.name)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointNotFoundError(identifier=str(path), places=["there is no such file"])
     pth.require_valid(path)
     remote = open_remote(bucket)
+    if path.is_dir():
+        return _upload_sharded(path, remote, force=force, progress=progress)
     size_bytes = path.stat().st_size
     there = remote.stat(name, digests=True)
     if there is not None:
@@ -97,6 +100,28 @@ def upload(
         verified_by,
     )
     return UploadReport(name, remote.place, size_bytes, verified_by, was_there=False)
+
+
+def _upload_sharded(path: Path, remote: Remote, *, force: bool, progress: Progress | None) -> UploadReport:
+    """Copy a directory of shards that linnaeus wrote, its commit file last."""
+    commit, compared = (path / pth.COMMIT).read_bytes(), {"size"}
+
+    def same(file: Path, known: RemoteFile) -> bool:
+        for algorithm, digest in known.digests.items():
+            compared.clear()
+            compared.add(algorithm)
+            return file_digest(file, algorithm) == digest
+        return True
+
+    with remote.session() as session:
+        there = sharded_there(session, path.name)
+        standing = b"" if there is None else session.read(f"{path.name}/{pth.COMMIT}", 0, len(commit))
+        was_there = there is not None and standing == commit
+        if there is not None and not was_there and not force:
+            raise _conflict(remote, path.name, there, pth.size_of(path), "digests")
+        if not was_there:
+            send(remote, session, path, path.name, same, progress)
+    return UploadReport(path.name, remote.place, pth.size_of(path), min(compared), was_there=was_there)
 
 
 def _compare(path: Path, size_bytes: int, there: RemoteFile) -> tuple[bool, str]:

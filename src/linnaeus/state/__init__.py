@@ -12,7 +12,7 @@ from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
-from linnaeus.state._shards import own_box
+from linnaeus.state._shards import own_box, tensors_in
 from linnaeus.state._share import Share
 from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
 from linnaeus.state._spare import SpareMemory
@@ -36,4 +36,5 @@ __all__ = [
     "restore_rng",
     "share_of",
     "take_snapshot",
+    "tensors_in",
 ]

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from linnaeus.pth import MappedFile
+from linnaeus.pth import Source
 from linnaeus.state._parts import is_optimizer
 from linnaeus.state._shards import local
 
 
-def load_part(part: Any, state: Any, source: MappedFile | None) -> Callable[[], None]:
+def load_part(part: Any, state: Any, source: Source | None) -> Callable[[], None]:
     """Give a part its saved state.
 
     Args:
@@ -59,7 +59,7 @@ def _has_own_loading(kind: type[nn.Module]) -> bool:
     return load is not nn.Module._load_from_state_dict and not load.__module__.startswith("torch.nn.")
 
 
-def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> Mapping[str, Any]:
+def _filled(module: nn.Module, state: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
     """Read the file into a module's tensors, and return the state with those in it.
 
     Loading that costs nothing more, as each is copied onto itself, and does all else that loading does.
@@ -79,7 +79,7 @@ def _filled(module: nn.Module, state: Mapping[str, Any], source: MappedFile) -> 
     return filled  # type: ignore[no-any-return]
 
 
-def _in_memory(node: Any, source: MappedFile | None, made: dict[int, Any]) -> Any:
+def _in_memory(node: Any, source: Source | None, made: dict[int, Any]) -> Any:
     """Return a state with copies of its tensors, except those that lie in the file.
 
     What stands in several places still does: `made` has each copy by the id of what it is of.
@@ -117,7 +117,7 @@ def _keep_dtypes(optimizer: Any, state: Mapping[str, Any]) -> None:
                 optimizer.state[parameter][name] = value.to(mine.device)
 
 
-def _own_state(optimizer: Any, held: Mapping[Any, Any], source: MappedFile) -> None:
+def _own_state(optimizer: Any, held: Mapping[Any, Any], source: Source) -> None:
     """Read an optimizer's state out of the file, into the tensors that it held before where they fit."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     owning = _Owning(source, {_memory_of(parameter) for parameter in parameters})
@@ -129,7 +129,7 @@ def _own_state(optimizer: Any, held: Mapping[Any, Any], source: MappedFile) -> N
 class _Owning:
     """Puts tensors to be filled in place of those in the file."""
 
-    def __init__(self, source: MappedFile, taken: set[int]) -> None:
+    def __init__(self, source: Source, taken: set[int]) -> None:
         self._source = source
         # Memory that is somebody's already: of parameters, and of targets.
         self._taken = taken

@@ -16,7 +16,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from linnaeus.errors import CheckpointInvalidError, ResumeMismatchError
-from linnaeus.pth import MappedFile
+from linnaeus.pth import Source
 from linnaeus.state._load_part import load_part, only_copies
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._rng import capture_rng, restore_rng
@@ -38,7 +38,7 @@ def restore(
     *,
     complete: bool,
     skip: frozenset[str] = frozenset(),
-    source: MappedFile | None = None,
+    source: Source | None = None,
 ) -> list[str]:
     """Put a saved state into the parts of a run.
 
@@ -160,7 +160,7 @@ def _apply(
     present: Mapping[str, Any],
     saved: Mapping[str, Any],
     path: str,
-    source: MappedFile | None,
+    source: Source | None,
     *,
     streams: bool,
 ) -> None:

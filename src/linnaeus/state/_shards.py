@@ -8,7 +8,7 @@ between the ranks first, so that each has rows; one tensor at a time, never the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,15 @@ _SHORTEST_RUN_BYTES = 32 << 10
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return a rank's own part of a tensor: the tensor itself unless it is distributed."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+def tensors_in(node: Any) -> Iterator[torch.Tensor]:
+    """Yield what this rank has of every tensor in a state."""
+    if isinstance(node, torch.Tensor):
+        yield local(node)
+    elif isinstance(node, (Mapping, list, tuple)):
+        for item in node.values() if isinstance(node, Mapping) else node:
+            yield from tensors_in(item)
 
 
 def share(tensor: DTensor, shares: Shares) -> torch.Tensor:

@@ -1,0 +1,72 @@
+"""Directories that appear and disappear at one instant, as files do.
+
+A finished directory gets its name by a rename; one that is to go loses its name first, so that nobody ever
+sees half of it under that name. What a crash leaves has a temporary name, and is swept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from linnaeus.files._commit import fsync_directory, remove_file, take_over
+from linnaeus.files._owner import temporary_name
+
+_AT_CWD, _EXCHANGE = -100, 2
+# What kernels and filesystems answer that can't exchange two names.
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
+
+
+def commit_directory(temporary: Path, final: Path, *, durable: bool = True) -> None:
+    """Make a finished temporary directory the directory `final`, replacing one that was there.
+
+    Both must be in the same directory, and the files in it on disk.
+
+    Raises:
+        OSError: The system refused, or something else than a directory stands there.
+    """
+    if durable:
+        fsync_directory(temporary)
+    if final.is_dir() and not final.is_symlink():
+        _replace(temporary, final)
+    else:
+        os.replace(temporary, final)
+    if durable:
+        fsync_directory(final.parent)
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    if _exchange(temporary, final):
+        shutil.rmtree(temporary)
+        return
+    # Between the two renames there is neither; what was there before is then under a temporary name.
+    old = temporary_name(final)
+    os.replace(final, old)
+    os.replace(temporary, final)
+    shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give two directories each other's name at one instant; tell whether the system can (renameat2)."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def remove(entry: Path) -> None:
+    """Remove a file or a directory with all that is in it; one that is already gone is fine."""
+    if entry.is_symlink() or not entry.is_dir():
+        remove_file(entry)
+        return
+    hidden = temporary_name(entry)
+    if take_over(entry, hidden):
+        shutil.rmtree(hidden)

@@ -1,0 +1,278 @@
+"""From an object to a directory of shards, whole or not at all; by one process, or by all ranks together.
+
+No rank needs to see the files of another while they are written: each writes its own. What each wrote, with
+digests, is told to rank 0, which writes the metadata and, last, the commit file.
+
+Invariant: the final name holds what it held before, or the complete new directory. Everything is made under a
+temporary name, and on disk before the rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linnaeus.errors import InsufficientSpaceError, SaveError
+from linnaeus.files import (
+    commit_directory,
+    fsync_directory,
+    fsync_file,
+    is_out_of_space,
+    remove,
+    require_space,
+    temporary_name,
+)
+from linnaeus.pth._collection import collection_paused
+from linnaeus.pth._commit_file import COMMIT, FileSum, compose_commit, size_of
+from linnaeus.pth._save_together import Ranks
+from linnaeus.pth._shares import Shares
+
+if TYPE_CHECKING:
+    from linnaeus.pth._shard_files import Kept, Writer
+    from linnaeus.pth._shard_plan import Block, Plan, Spot
+
+_ADVICE = "Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth."
+
+_NOT_SEEN = "Each rank writes files of its own, but into one directory that all of them see."
+
+
+class Alone:
+    """The only process, for saves that no other takes part in."""
+
+    rank, world_size = 0, 1
+
+    def agree(
+        self,
+        _: str,
+        act: Callable[[], Any],
+        *,
+        merge: Callable[[list[Any]], Any] = lambda many: many[0],
+        conclude: Callable[[Any], Any] = lambda merged: merged,
+    ) -> Any:
+        """Act, and conclude."""
+        return conclude(merge([act()]))
+
+
+def save_sharded(
+    obj: Any,
+    path: str | os.PathLike[str],
+    *,
+    shares: Shares | None = None,
+    ranks: Ranks | None = None,
+    about: Mapping[str, Any] | None = None,
+    durable: bool = True,
+    publish: Callable[[Path], None] | None = None,
+) -> int:
+    """Write a directory of shards that `torch.distributed.checkpoint` reads; call it on every rank.
+
+    Args:
+        obj: A dict, on every rank of the same structure; as for `save_together`.
+        path: The directory; one that stands there is replaced. What it is in must exist.
+        shares: What this rank has of it; of one process, all.
+        ranks: All ranks; None for one process.
+        about: What it shall say of itself; rank 0's.
+        durable: Wait until the bytes are on disk.
+        publish: On rank 0: makes the finished directory, which is on disk, what `path` names. By default it
+            is renamed.
+
+    Returns:
+        The size of all files in bytes.
+
+    Raises:
+        SaveError: `obj` holds something that a directory can't, the ranks hold other structures, or the
+            system refused.
+        PeerFailedError: Another rank failed or is missing.
+    """
+    session = Session(Path(path), shares or Shares(), ranks or Alone(), durable=durable)
+    try:
+        session.write(obj, about or {})
+        return session.commit(publish)
+    finally:
+        session.clear()
+
+
+def write_sharded(obj: Any, temporary: Path, path: Path, about: Mapping[str, Any]) -> None:
+    """Write a directory of shards under a temporary name, on disk; `path` is told in messages.
+
+    Raises:
+        SaveError: As `save_sharded`.
+    """
+    Session(path, Shares(), Alone(), durable=True, temporary=temporary).write(obj, about)
+
+
+class Session:
+    """One save, seen from one rank."""
+
+    def __init__(
+        self,
+        final: Path,
+        shares: Shares,
+        ranks: Ranks,
+        *,
+        durable: bool,
+        temporary: Path | None = None,
+        block_bytes: int | None = None,
+    ) -> None:
+        self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
+        self._given, self._temporary = temporary, temporary
+        self._sizes = {} if block_bytes is None else {"most_bytes": block_bytes}
+
+    def write(
+        self,
+        obj: Any,
+        about: Mapping[str, Any],
+        blocks: Callable[[Plan], Iterator[Block]] | None = None,
+        written: Callable[[Spot], None] = lambda _: None,
+    ) -> None:
+        """Write this rank's files; return when all ranks' are there, with the commit file.
+
+        Args:
+            obj: What to save.
+            about: What the directory shall say of itself.
+            blocks: What to write of it, where that is not told by the shares.
+            written: Called with the place of each block when it is written.
+        """
+        from linnaeus.pth._shard_files import Writer  # here, so that describing stays free of torch
+        from linnaeus.pth._shard_plan import plan_of
+
+        with self._told(), collection_paused():
+            plan = plan_of(obj)
+        begun = self._ranks.agree(
+            f"laying out {self._final}",
+            lambda: {"digest": plan.digest(self._shares), "rank": self._ranks.rank, "odd": []},
+            merge=_same,
+            conclude=lambda said: self._begin(plan, said["odd"]),
+        )
+        self._temporary = Path(begun)
+        writer = Writer(self._temporary, plan, self._ranks.rank, durable=self._durable, **self._sizes)
+        mine = blocks or (lambda plan: plan.blocks(self._shares, self._ranks.rank, self._ranks.world_size))
+        self._ranks.agree(
+            f"writing {self._final}",
+            lambda: self._act(writer, mine(plan), written),
+            merge=_joined,
+            conclude=lambda said: self._end(writer, plan, said, about),
+        )
+
+    def _begin(self, plan: Plan, odd: list[int]) -> str:
+        if odd:
+            raise SaveError(
+                path=str(self._final),
+                problem=f"ranks {', '.join(map(str, odd[:16]))} hold other tensors than rank 0",
+                advice="Every rank must save the same parts with the same names and shapes.",
+            )
+        if os.path.lexists(self._final) and (self._final.is_symlink() or not self._final.is_dir()):
+            raise SaveError(path=str(self._final), problem="it is no directory")
+        made = self._given or temporary_name(self._final)
+        with self._told():
+            require_space(self._final, plan.size_bytes)
+            made.mkdir()
+        self._temporary = made
+        return str(made)
+
+    def _act(
+        self, writer: Writer, blocks: Iterator[Block], written: Callable[[Spot], None]
+    ) -> dict[str, Any]:
+        """Write this rank's files; return where everything is, and the digests."""
+        with self._told():
+            kept = []
+            for one in writer.write(blocks, with_values=self._ranks.rank == 0):
+                kept.append(one)
+                if one.offsets is not None:
+                    written(writer.spot(one.number))
+        return {
+            "kept": kept,
+            "sums": {name: [one.size_bytes, one.sha256] for name, one in writer.sums.items()},
+        }
+
+    def _end(self, writer: Writer, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Write what tells of all files, and last the commit file."""
+        from linnaeus.pth._shard_files import Kept
+
+        assert self._temporary is not None  # noqa: S101 - set when the layout was agreed on
+        kept = [Kept(*one) for one in said["kept"]]
+        self._require_whole(plan, kept)
+        with self._told():
+            writer.finish(kept)
+            sums = {name: FileSum(*one) for name, one in said["sums"].items()} | writer.sums
+            commit = self._temporary / COMMIT
+            commit.write_bytes(compose_commit(plan.describe(about), sums, plan.names))
+            if self._durable:
+                fsync_file(commit)
+                fsync_directory(self._temporary)
+
+    def _require_whole(self, plan: Plan, kept: list[Kept]) -> None:
+        """Check that every element of every tensor was written once."""
+        counts = [0] * len(plan.spots)
+        for one in kept:
+            if one.offsets is not None:
+                counts[one.number] += math.prod(one.shape)
+        for name, spot, count in zip(plan.names, plan.spots, counts, strict=True):
+            if spot is not None and count != math.prod(spot.shape):
+                raise SaveError(
+                    path=str(self._final), problem=f"what the ranks wrote does not join to all of {name}"
+                )
+
+    def commit(self, publish: Callable[[Path], None] | None = None) -> int:
+        """Give the directory its name; return the size of all its files."""
+        assert self._temporary is not None  # noqa: S101 - set when it was written
+        temporary = self._temporary
+
+        def act(_: Any) -> int:
+            size_bytes = size_of(temporary)
+            with self._told():
+                (publish or self._rename)(temporary)
+            return size_bytes
+
+        size_bytes: int = self._ranks.agree(f"committing {self._final}", lambda: None, conclude=act)
+        return size_bytes
+
+    def _rename(self, temporary: Path) -> None:
+        commit_directory(temporary, self._final, durable=self._durable)
+
+    def clear(self) -> None:
+        """Remove what is left under the temporary name; any rank may, since that is given only once."""
+        if self._temporary is not None:
+            with contextlib.suppress(OSError):
+                remove(self._temporary)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Make an error of ours of what the system refuses and the format can't hold."""
+        from linnaeus.pth._emit import RefusedError
+
+        try:
+            yield
+        except RefusedError as error:
+            problem = f"{error}, which a directory of shards can't hold"
+            raise SaveError(path=str(self._final), problem=problem, advice=_ADVICE) from error
+        except FileNotFoundError as error:
+            raise SaveError(
+                path=str(self._final),
+                problem=f"rank {self._ranks.rank} does not see the directory that rank 0 made",
+                advice=_NOT_SEEN,
+            ) from error
+        except OSError as error:
+            if is_out_of_space(error):
+                raise InsufficientSpaceError(
+                    path=str(self._final), problem=f"the disk became full on rank {self._ranks.rank}"
+                ) from error
+            raise SaveError(path=str(self._final), problem=error.strerror or str(error)) from error
+
+
+def _same(said: list[Any]) -> Any:
+    """Merge what ranks say of their tensors: the first one's word, and who says another."""
+    first = said[0]
+    odd = [rank for one in said for rank in one["odd"]]
+    odd += [one["rank"] for one in said if one["digest"] != first["digest"]]
+    return first | {"odd": odd}
+
+
+def _joined(said: list[Any]) -> Any:
+    return {
+        "kept": [one for part in said for one in part["kept"]],
+        "sums": {name: told for part in said for name, told in part["sums"].items()},
+    }

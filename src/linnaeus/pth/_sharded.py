@@ -1,0 +1,288 @@
+"""A directory of shards as a checkpoint: ours, or one that plain `torch.distributed.checkpoint` wrote.
+
+Ours has a commit file, which describes it. Neither torch nor unpickling is needed to tell what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
+from linnaeus.pth._archive import not_readable
+from linnaeus.pth._commit_file import (
+    COMMIT,
+    SHARDED,
+    Commit,
+    check_digests,
+    check_sizes,
+    parse_commit,
+    read_commit,
+    size_of,
+)
+from linnaeus.pth._dcp_items import read_item
+from linnaeus.pth._dcp_metadata import METADATA, Index, Place, read_index
+from linnaeus.pth._describe import Description, description_of
+from linnaeus.pth._document import RECORD, TensorInfo
+from linnaeus.pth._examine import Examination
+from linnaeus.pth._parted import PartedTensor, contiguous_stride
+
+OURS = "linnaeus, sharded"
+PLAIN = "torch.distributed.checkpoint"
+
+_SCALARS = (str, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """What a directory holds; `commit` is None where linnaeus did not write it."""
+
+    path: Path
+    index: Index
+    commit: Commit | None
+
+    def parted(self, name: str) -> PartedTensor:
+        """Return a tensor by its name in the metadata."""
+        return PartedTensor.of(self.path, self.index.tensors[name])
+
+    def path_of(self, name: str) -> tuple[str | int, ...]:
+        """Return the keys that lead to a name."""
+        return self.index.paths.get(name, (name,))
+
+
+def open_directory(path: Path) -> Sharded:
+    """Read what a directory holds, and check that commit file, metadata and sizes tell the same.
+
+    Raises:
+        CorruptCheckpointError: It was never finished, or is damaged.
+        UnsafeCheckpointError: Its metadata asks for code.
+        UnsupportedFormatError: It is no checkpoint, or of a newer version.
+        CheckpointInvalidError: It can't be read.
+    """
+    commit = read_commit(path)
+    if commit is None and path.suffix == SHARDED:
+        raise CorruptCheckpointError(
+            path=str(path), problem=f"it has no {COMMIT}, so it was never finished", record=COMMIT
+        )
+    if commit is None and not (path / METADATA).is_file():
+        raise UnsupportedFormatError(
+            path=str(path),
+            problem="it is a directory, and no checkpoint",
+            found=f"neither {COMMIT} nor {METADATA} in it",
+            supported=f"directories that linnaeus or {PLAIN} wrote",
+        )
+    if commit is not None:
+        check_sizes(path, commit.files)
+    directory = Sharded(path, read_index(path), commit)
+    _check_places(directory)
+    if commit is not None:
+        _check_names(directory, commit)
+    return directory
+
+
+def _check_places(directory: Sharded) -> None:
+    """Check that what the metadata tells of lies inside files that are there."""
+    ends: dict[str, int] = {}
+    for place in places_of(directory.index):
+        ends[place.file] = max(ends.get(place.file, 0), place.offset + place.length)
+    for name, end in ends.items():
+        try:
+            found = (directory.path / name).stat().st_size
+        except FileNotFoundError as error:
+            raise _damaged(directory.path, f"{name} is missing", name) from error
+        except OSError as error:
+            raise not_readable(directory.path / name, error) from error
+        if found < end:
+            raise _damaged(directory.path, f"{name} is cut short: {found:,} bytes of {end:,} or more", name)
+
+
+def places_of(index: Index) -> Iterator[Place]:
+    """Yield where everything is."""
+    for entry in index.tensors.values():
+        yield from (part.place for part in entry.parts)
+    yield from index.values.values()
+
+
+def _check_names(directory: Sharded, commit: Commit) -> None:
+    for name, (key, dtype, shape, *_) in zip(commit.names, commit.document.tensors, strict=True):
+        entry = directory.index.tensors.get(name)
+        if key is None:
+            continue
+        if entry is None or entry.dtype != dtype or list(entry.shape) != shape:
+            raise CorruptCheckpointError(
+                path=str(directory.path),
+                problem="commit file and metadata don't tell the same",
+                record=RECORD,
+                tensor=name,
+            )
+
+
+def examine_directory(path: Path, *, thoroughly: bool = False) -> Examination:
+    """Say what a directory is; as `examine`.
+
+    Args:
+        path: The directory.
+        thoroughly: Read also every tensor's own archive, though not its bytes.
+    """
+    directory = open_directory(path)
+    if thoroughly:
+        for name in directory.index.tensors:
+            directory.parted(name).check()
+    if directory.commit is None:
+        return _examined_plain(directory)
+    document, files = directory.commit.document, directory.commit.files
+    size_bytes = sum(one.size_bytes for one in files.values()) + (path / COMMIT).stat().st_size
+    return Examination(
+        path,
+        OURS,
+        size_bytes,
+        document.infos(),
+        document.keys(),
+        document.about,
+        document=document,
+        sharded=directory,
+    )
+
+
+def glance_sharded(name: str, data: bytes, sizes: Mapping[str, int]) -> Description:
+    """Return what a directory that is elsewhere holds, told from its commit file.
+
+    Args:
+        name: What to call it.
+        data: The bytes of its commit file.
+        sizes: Of all files that are there, by name.
+
+    Raises:
+        CheckpointInvalidError: The commit file is damaged, or tells of other files than are there.
+    """
+    path = Path(name)
+    commit = parse_commit(path, data)
+    for file, told in commit.files.items():
+        if sizes.get(file) != told.size_bytes:
+            found = f"{sizes[file]:,} bytes" if file in sizes else "none"
+            raise _damaged(path, f"{file} should have {told.size_bytes:,} bytes, there are {found}", file)
+    document = commit.document
+    tensors, keys = document.infos(), document.keys()
+    size_bytes = len(data) + sum(one.size_bytes for one in commit.files.values())
+    return description_of(
+        Examination(path, OURS, size_bytes, tensors, keys, document.about, document=document)
+    )
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a directory of ours, the commit file last, in the order in which to copy them.
+
+    Raises:
+        CheckpointInvalidError: It has no good commit file.
+    """
+    commit = read_commit(path)
+    if commit is None:
+        raise CorruptCheckpointError(path=str(path), problem="it was never finished", record=COMMIT)
+    return [path / name for name in commit.files] + [path / COMMIT]
+
+
+def _examined_plain(directory: Sharded) -> Examination:
+    index = directory.index
+    infos = tuple(
+        TensorInfo(name, one.dtype, one.shape, contiguous_stride(one.shape), 0, _first_file(one.parts))
+        for name, one in index.tensors.items()
+    )
+    keys = dict.fromkeys(str(directory.path_of(name)[0]) for name in (*index.tensors, *index.values))
+    about, refused = _values(directory)
+    return Examination(
+        directory.path,
+        PLAIN,
+        size_of(directory.path),
+        infos,
+        tuple(keys),
+        about,
+        refused=refused,
+        sharded=directory,
+    )
+
+
+def _first_file(parts: Any) -> str | None:
+    return parts[0].place.file if parts else None
+
+
+def _values(directory: Sharded) -> tuple[dict[str, Any], list[str]]:
+    """Return the plain values at the top, and what values ask for beyond data."""
+    about: dict[str, Any] = {}
+    refused: list[str] = []
+    for name, place in directory.index.values.items():
+        try:
+            tree = read_item(directory.path, place).outline.tree
+        except UnsafeCheckpointError as error:
+            refused += [one for one in error.globals if one not in refused]
+            continue
+        path = directory.path_of(name)
+        if len(path) == 1 and isinstance(tree, _SCALARS):
+            about[str(path[0])] = tree
+    return about, refused
+
+
+def has_checksums(directory: Sharded) -> bool:
+    """Tell whether its bytes can be compared with anything."""
+    return directory.commit is not None or any(
+        directory.parted(name).has_sums() for name in directory.index.tensors
+    )
+
+
+def check_content(directory: Sharded) -> None:
+    """Read every byte and compare it with what was recorded, where anything was.
+
+    Raises:
+        CorruptCheckpointError: Something is damaged.
+        CheckpointInvalidError: A file can't be read.
+    """
+    if directory.commit is not None:
+        check_digests(directory.path, directory.commit.files)
+        return
+    for name in directory.index.tensors:
+        directory.parted(name).check_sums()
+
+
+def nested(directory: Sharded, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object that a plain directory holds, for some of its leaves by name."""
+    root: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        path = directory.path_of(name)
+        node: Any = root
+        for key, following in pairwise(path):
+            node = _inside(node, key, {} if isinstance(following, str) else [])
+        _set(node, path[-1], leaf)
+    made: dict[str, Any] = _with_numbers(root)
+    return made
+
+
+def _inside(node: Any, key: str | int, made: Any) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(key, made)
+    _set(node, key, node[key] if isinstance(key, int) and len(node) > key and node[key] is not None else made)
+    return node[key]
+
+
+def _set(node: Any, key: str | int, value: Any) -> None:
+    if isinstance(node, list) and isinstance(key, int):
+        node += [None] * (key + 1 - len(node))
+    node[key] = value
+
+
+def _with_numbers(node: Any) -> Any:
+    """Return a state in which optimizers' states have numbers for keys again, which are texts there."""
+    if isinstance(node, list):
+        return [_with_numbers(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _with_numbers(item) for key, item in node.items()}
+    states = made.get("state")
+    if "param_groups" in made and isinstance(states, dict) and all(str(key).isdecimal() for key in states):
+        made["state"] = {int(key): state for key, state in states.items()}
+    return made
+
+
+def _damaged(path: Path, problem: str, record: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(path=str(path), problem=problem, record=record)

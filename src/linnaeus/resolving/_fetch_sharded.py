@@ -1,0 +1,96 @@
+"""Bring a directory of shards from a bucket: all of its files, verified together, under their name at once.
+
+Invariant: as for one file, the name appears only when everything is there, whole and on disk. Until then the
+files lie in a temporary directory, which is swept when this process dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from linnaeus import pth
+from linnaeus.errors import (
+    CheckpointInvalidError,
+    CheckpointNotFoundError,
+    InsufficientSpaceError,
+    SaveError,
+)
+from linnaeus.files import (
+    commit_directory,
+    fsync_file,
+    is_out_of_space,
+    make_directory,
+    remove,
+    require_space,
+    sweep_abandoned,
+    temporary_name,
+)
+
+if TYPE_CHECKING:
+    from linnaeus.remote import Progress, Remote, RemoteFile
+
+_log = logging.getLogger(__name__)
+
+
+def fetch_sharded(remote: Remote, name: str, final: Path, *, progress: Progress | None = None) -> Path:
+    """Fetch a directory of shards, unless it is here by now.
+
+    Args:
+        remote: Where it is.
+        name: Its name there.
+        final: The directory here; what it is in is made if need be.
+        progress: Called now and then, for each file.
+
+    Raises:
+        CheckpointNotFoundError: There is no finished directory of that name.
+        CheckpointInvalidError: What arrived is no whole checkpoint.
+        RemoteError: The bucket refused or can't be reached.
+        SaveError: It can't be written here.
+    """
+    if pth.is_sharded(final):
+        return final
+    with remote.session() as session:
+        files = session.folder(name)
+    if f"{name}/{pth.COMMIT}" not in {file.name for file in files}:
+        raise CheckpointNotFoundError(
+            identifier=name,
+            places=[f"not in {remote.place}" if not files else f"never finished in {remote.place}"],
+        )
+    temporary, started = temporary_name(final), time.monotonic()
+    try:
+        make_directory(final.parent)
+        sweep_abandoned(final.parent)
+        require_space(final, sum(file.size_bytes for file in files))
+        temporary.mkdir()
+        _bring(remote, files, temporary, progress)
+        _require_valid(temporary, f"{name} as it arrived from {remote.place}")
+        commit_directory(temporary, final)
+    except OSError as error:
+        if is_out_of_space(error):
+            raise InsufficientSpaceError(path=str(final), problem="the disk is full") from error
+        raise SaveError(path=str(final), problem=error.strerror or str(error)) from error
+    finally:
+        remove(temporary)
+    num_bytes = sum(file.size_bytes for file in files)
+    _log.info(
+        "fetched %s from %s: %d bytes in %.1f s", name, remote.place, num_bytes, time.monotonic() - started
+    )
+    return final
+
+
+def _bring(remote: Remote, files: list[RemoteFile], into: Path, progress: Progress | None) -> None:
+    for file in files:
+        here = into / file.name.rpartition("/")[2]
+        remote.fetch(file.name, here, progress=progress)
+        fsync_file(here)
+
+
+def _require_valid(path: Path, what: str) -> None:
+    """Check every byte, since a bucket without digests passes a damaged body."""
+    try:
+        pth.require_valid(path)
+    except CheckpointInvalidError as error:
+        raise type(error)(**(error.fields() | {"path": what})) from error
