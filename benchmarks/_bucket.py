@@ -37,10 +37,8 @@ _STREAMED_RATE = 5e6
 _KILLED_BYTES = 256 << 20
 
 
-def _serve(pipe: Connection, gives_way: bool) -> None:  # noqa: FBT001
+def _serve(pipe: Connection) -> None:
     """Run the server of the tests, and do what is asked of it until the pipe closes."""
-    if gives_way and hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     sys.path.insert(0, str(_TESTS))
     make_server = import_module("support.b2_server").B2Server
     with make_server(buckets=[BUCKET]) as server:
@@ -79,15 +77,11 @@ class Server:
 
 
 @contextmanager
-def server_apart(*, gives_way: bool = False) -> Iterator[Server]:
-    """Run a server in a process of its own.
-
-    Args:
-        gives_way: Whether all others go first, as to a bucket that is elsewhere and takes nothing from them.
-    """
+def server_apart() -> Iterator[Server]:
+    """Run a server in a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, gives_way), daemon=True)
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     try:
         yield Server(ours)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 import linnaeus
+from linnaeus.config import OutputBucketConfig
 from linnaeus.errors import RemoteError, RemoteNotFoundError
+from linnaeus.remote import open_in_background
 from linnaeus.runs import list_checkpoints
+from linnaeus.saving import Retention
+from linnaeus.saving._copies import Copies
 from support.b2_server import B2Server
 from support.buckets import BUCKET
+from support.processes import children
 from support.small_run import SmallRun, config, train
 from support.trees import same
 
@@ -273,3 +282,51 @@ def test_copying_begins_when_it_is_known_which_run_it_is(b2, tmp_path, monkeypat
     ckpt.resume()
     ckpt.close()
     assert known == [list_checkpoints(directory)[0].run]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are set on Linux")
+def test_copying_gives_way_to_all_other_work(b2, tmp_path):
+    """Every process that copies has the lowest priority at the processor, and at the disk none of its own."""
+    path = tmp_path / "x.pth"
+    path.write_bytes(bytes(300_000))
+    remote = open_in_background(OutputBucketConfig(**bucket_of(b2)))
+    b2.fault("upload", "stall")
+    seen = []
+
+    def look(_):
+        for child in children(os.getpid()):
+            seen.append((child.cmdline()[1], child.nice(), child.ionice().ioclass))
+        raise KeyboardInterrupt
+
+    with remote.session(), pytest.raises(KeyboardInterrupt):
+        remote.send(path, "x.pth", progress=look)
+    assert sorted(seen) == [("rc", 19, psutil.IOPRIO_CLASS_IDLE), ("rcd", 19, psutil.IOPRIO_CLASS_IDLE)]
+
+
+def test_the_cap_of_the_rate_is_kept(b2, tmp_path):
+    """What is sent takes as long as the cap says, less what may go in the first moment."""
+    path = tmp_path / "x.pth"
+    path.write_bytes(bytes(8_000_000))
+    remote = open_in_background(OutputBucketConfig(**bucket_of(b2, MAX_MEGABYTES_PER_SECOND=2.0)))
+    started = time.monotonic()
+    remote.send(path, "x.pth")
+    assert time.monotonic() - started > 1.0  # 4 s, but for a burst; without a cap some milliseconds
+
+
+def test_hidden_versions_of_other_runs_stay(b2, tmp_path):
+    """Behind the run's own copy: its own older ones go, whoever wrote the others."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(config(first, EPOCHS=1), SmallRun())
+    train(config(second, EPOCHS=1), SmallRun())
+    name = "checkpoint_epoch_1.pth"
+    others, own = (first / name).read_bytes(), (second / name).read_bytes()
+    for data in (b"nobody knows whose", others, own, others, own):
+        b2.put(BUCKET, RUN + name, data)
+    run = list_checkpoints(second)[0].run
+    remote = open_in_background(OutputBucketConfig(**bucket_of(b2)))
+    copies = Copies(second, remote, Retention(), lambda: run)
+    with remote.session() as session:
+        assert copies.tidy(session) == []
+    versions = b2.versions(BUCKET, RUN + name)
+    left = [b2._store.version(version["fileId"]).data for version in versions]
+    assert left == [b"nobody knows whose", others, others, own]
