@@ -11,7 +11,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks import _beside, _bucket, _gpu, _loading, _reading, _saving, _stitching, _uploading
+from benchmarks import _beside, _bucket, _gpu, _loading, _ranks, _reading, _saving, _stitching, _uploading
 from benchmarks._machine import describe_machine
 from benchmarks._plot import plot
 from benchmarks._report import count_met, show, write
@@ -43,6 +43,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "choose-there": _bucket.choosing,
     "beside-upload": _uploading.beside_training,
     "failing-upload": _uploading.under_faults,
+    "ranks-save": _ranks.saves,
+    "ranks-resume": _ranks.resumes,
+    "ranks-beside": _ranks.beside,
+    "ranks-lost": _ranks.lost,
+    "ranks-agreement": _ranks.agreement,
 }
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -111,10 +112,12 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
         number = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[how]
         owner, place = _STAGES[stage]
         setattr(owner, place, lambda *_, **__: os.kill(os.getpid(), number))
+    start = time.monotonic()
     try:
         ckpt.save()
     except PeerFailedError as error:
         (directory / f"met_{rank}.json").write_text(json.dumps(list(error.ranks)))
+        (directory / f"took_{rank}.json").write_text(json.dumps(time.monotonic() - start))
     os._exit(0)  # torch would wait for the dead
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 _FIRST_PAUSE_SECONDS = 0.0002
+# So that what comes is seen after a fraction of the time that was waited for it.
+_GROWTH = 1.2
 _LONGEST_PAUSE_SECONDS = 0.02
 # A store of torch's answers some hundred thousand questions a second; all ranks together ask fewer.
 _QUESTIONS_PER_SECOND = 20_000
@@ -58,12 +60,12 @@ class Waiting:
 
     def until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait until something holds; tell whether it did within so many seconds."""
-        end, pause = self.clock() + seconds, _FIRST_PAUSE_SECONDS
+        end, pause = self.clock() + seconds, max(_FIRST_PAUSE_SECONDS, self._longest / 100)
         while not condition():
             if self.clock() >= end:
                 return False
             self._sleep(pause)
-            pause = min(pause * 1.5, self._longest)
+            pause = min(pause * _GROWTH, self._longest)
         return True
 
 

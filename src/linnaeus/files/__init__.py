@@ -22,10 +22,12 @@ from linnaeus.files._lock import Lock
 from linnaeus.files._owner import is_abandoned, owner_tag, sweep_abandoned, temporary_name
 from linnaeus.files._recycle import Recycled, is_in_use, recycle, share_disk
 from linnaeus.files._space import is_out_of_space, require_space, reserve
+from linnaeus.files._writeback import WriteBack
 
 __all__ = [
     "Lock",
     "Recycled",
+    "WriteBack",
     "commit",
     "commit_directory",
     "file_digest",

@@ -25,12 +25,13 @@ class Parts:
     contents: Sequence[Content]
     size_bytes: int
 
-    def write(self, path: Path, reader: Reader | None = None) -> dict[int, int]:
+    def write(self, path: Path, reader: Reader | None = None, *, durable: bool = True) -> dict[int, int]:
         """Write the file; an existing one is written over.
 
         Args:
             path: Where to.
             reader: How to read storages that somebody else may change meanwhile.
+            durable: An fsync will follow.
 
         Returns:
             The CRC-32 of each storage, by its `_cdata`.
@@ -40,7 +41,9 @@ class Parts:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            crc32s = write_archive(descriptor, self.entries, self.contents, self.size_bytes, reader)
+            crc32s = write_archive(
+                descriptor, self.entries, self.contents, self.size_bytes, reader, durable=durable
+            )
         finally:
             os.close(descriptor)
         return {

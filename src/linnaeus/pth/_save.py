@@ -61,7 +61,7 @@ def save(
             size_bytes = parts.size_bytes
             if recycled is None:
                 require_space(final, size_bytes)
-        parts.write(temporary)
+        parts.write(temporary, durable=durable)
         commit(temporary, final, durable=durable)
     except OSError as error:
         raise save_error(error, final, size_bytes) from error

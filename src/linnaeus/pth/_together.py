@@ -25,6 +25,7 @@ from zlib_ng import zlib_ng
 from linnaeus.errors import InsufficientSpaceError, SaveError, TornSaveError
 from linnaeus.files import (
     Recycled,
+    WriteBack,
     commit,
     fsync_directory,
     fsync_file,
@@ -139,12 +140,15 @@ class Session:
         sums, crc32s = [], {}
         pieces = self._shares.pieces(storages, self._ranks.rank, self._ranks.world_size)
         with _open(self._temporary, os.O_RDWR) as descriptor:
+            back = WriteBack(descriptor) if self._durable else None
             for key, piece in pieces:
                 storage = piece.source.untyped_storage()
                 memory = self._held.pieces(storage) if self._held else _memory(piece.source)
-                crc32 = _write(descriptor, memory, offsets[key] + piece.start)
+                crc32 = _write(descriptor, memory, offsets[key] + piece.start, back)
                 crc32s[storage._cdata] = crc32
                 sums.append(Sum(key, piece.start, piece.size_bytes, crc32))
+            if back is not None:
+                back.begin()
         if self._held is not None:
             self._held.finish()  # nobody need wait for the disk
             self._held.require_same(crc32s)
@@ -271,12 +275,14 @@ def _open(path: Path, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _write(descriptor: int, memory: Iterable[memoryview], position: int) -> int:
+def _write(descriptor: int, memory: Iterable[memoryview], position: int, back: WriteBack | None) -> int:
     """Write a piece and return its CRC-32."""
     crc32 = 0
     for part in memory:
         crc32 = zlib_ng.crc32(part, crc32)
         write_all(descriptor, part, position)
+        if back is not None:
+            back.wrote(position, len(part))
         position += len(part)
     return crc32
 

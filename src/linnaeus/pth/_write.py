@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from zlib_ng import zlib_ng
 
-from linnaeus.files import reserve
+from linnaeus.files import WriteBack, reserve
 from linnaeus.pth._emit import Storage
 from linnaeus.pth._layout import Entry, directory
 from linnaeus.pth._memory import memory_of
@@ -38,6 +38,8 @@ def write_archive(
     contents: Sequence[Content],
     size_bytes: int,
     reader: Reader | None = None,
+    *,
+    durable: bool = True,
 ) -> list[int]:
     """Write a whole archive.
 
@@ -47,6 +49,7 @@ def write_archive(
         contents: What goes there, in the same order.
         size_bytes: Of the whole archive.
         reader: How to read storages that somebody else may change meanwhile.
+        durable: An fsync will follow, so let the disk begin.
 
     Returns:
         The CRC-32 of each content.
@@ -55,7 +58,7 @@ def write_archive(
         OSError: The system refused, for example because the disk is full.
     """
     reserve(descriptor, size_bytes)
-    writer = _Writer(descriptor, reader)
+    writer = _Writer(descriptor, reader, WriteBack(descriptor) if durable else None)
     crc32s = [writer.record(entry, content) for entry, content in zip(entries, contents, strict=True)]
     writer.gather(entries[-1].end, size_bytes, directory(entries, crc32s))
     writer.flush()
@@ -65,9 +68,10 @@ def write_archive(
 class _Writer:
     """Gathers small neighbours into one system call; large payloads go by themselves."""
 
-    def __init__(self, descriptor: int, reader: Reader | None) -> None:
+    def __init__(self, descriptor: int, reader: Reader | None, back: WriteBack | None) -> None:
         self._descriptor = descriptor
         self._reader = reader
+        self._back = back
         self._start = 0
         self._parts: list[Any] = []
 
@@ -96,6 +100,8 @@ class _Writer:
         for piece in (self._reader or _pieces)(source):
             crc32 = zlib_ng.crc32(piece, crc32)
             write_all(self._descriptor, piece, position)
+            if self._back is not None:
+                self._back.wrote(position, len(piece))
             position += len(piece)
         return crc32
 

@@ -15,6 +15,9 @@ from linnaeus.pth import Source
 from linnaeus.state._parts import is_optimizer
 from linnaeus.state._shards import local
 
+# Where the hooks of FSDP2 are defined.
+_OF_SHARDING = "torch.distributed.fsdp."
+
 
 def load_part(part: Any, state: Any, source: Source | None) -> Callable[[], None]:
     """Give a part its saved state.
@@ -49,7 +52,13 @@ def only_copies(part: Any) -> bool:
     """Tell whether loading a state only copies tensors: nobody else's code sees it and may refuse it."""
     if not isinstance(part, nn.Module) or type(part).load_state_dict is not nn.Module.load_state_dict:
         return False
-    return not any(one._load_state_dict_pre_hooks or _has_own_loading(type(one)) for one in part.modules())
+    return not any(_has_own_hooks(one) or _has_own_loading(type(one)) for one in part.modules())
+
+
+def _has_own_hooks(module: nn.Module) -> bool:
+    """Tell whether hooks see a state before it is loaded; those of FSDP2 only shard the module if need be."""
+    found = [getattr(one, "hook", one) for one in module._load_state_dict_pre_hooks.values()]
+    return any(not str(getattr(hook, "__module__", "")).startswith(_OF_SHARDING) for hook in found)
 
 
 def _has_own_loading(kind: type[nn.Module]) -> bool:

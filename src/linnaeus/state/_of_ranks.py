@@ -22,7 +22,7 @@ from linnaeus.state._by_name import is_by_name, numbered_as, optimizer_by_name
 from linnaeus.state._loader import ResumableLoader
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._rng_of_ranks import RANKS, fresh_rng, own_rng, stream_rows
-from linnaeus.state._shards import shard_of
+from linnaeus.state._shards import Boxes, shard_of
 from linnaeus.state._share import Share, take_share
 from linnaeus.state._spare import SpareMemory
 
@@ -135,11 +135,11 @@ def own_share(
     Raises:
         ResumeMismatchError: It has other parameters, or positions of another number of ranks.
     """
-    own = dict(saved)
+    own, boxes = dict(saved), Boxes()
     present = parts.by_key()
     for key, part in present.items():
         if key in saved and isinstance(saved[key], Mapping):
-            own[key] = _own_part(part, saved[key], present["model"], path)
+            own[key] = _own_part(part, saved[key], present["model"], path, boxes)
     if "rng" in saved:
         own["rng"] = _own_streams(saved["rng"], rank, world_size)
     if isinstance(saved.get("data"), Mapping) and RANKS in saved["data"]:
@@ -147,21 +147,21 @@ def own_share(
     return own
 
 
-def _own_part(part: Any, saved: Mapping[str, Any], model: nn.Module, path: str) -> Any:
+def _own_part(part: Any, saved: Mapping[str, Any], model: nn.Module, path: str, boxes: Boxes) -> Any:
     singles = flatten(part)
     if list(singles) == [""]:
-        return _own_single(part, saved, model, path)
+        return _own_single(part, saved, model, path, boxes)
     return {
-        name: _own_single(singles[name], state, model, path)
+        name: _own_single(singles[name], state, model, path, boxes)
         if name in singles and isinstance(state, Mapping)
         else state
         for name, state in saved.items()
     }
 
 
-def _own_single(part: Any, saved: Mapping[str, Any], model: nn.Module, path: str) -> Any:
+def _own_single(part: Any, saved: Mapping[str, Any], model: nn.Module, path: str, boxes: Boxes) -> Any:
     if isinstance(part, nn.Module):
-        return _own_tensors(saved, part.state_dict(keep_vars=True))
+        return _own_tensors(saved, part.state_dict(keep_vars=True), boxes)
     if not is_optimizer(part):
         return saved
     if is_by_name(saved):
@@ -171,7 +171,7 @@ def _own_single(part: Any, saved: Mapping[str, Any], model: nn.Module, path: str
     if not isinstance(states, Mapping):
         return saved
     own = {
-        number: _own_tensors(state, dict.fromkeys(state, parameters[number]))
+        number: _own_tensors(state, dict.fromkeys(state, parameters[number]), boxes)
         if isinstance(number, int) and number < len(parameters)
         else state
         for number, state in states.items()
@@ -179,14 +179,14 @@ def _own_single(part: Any, saved: Mapping[str, Any], model: nn.Module, path: str
     return {**saved, "state": own}
 
 
-def _own_tensors(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> Any:
+def _own_tensors(saved: Mapping[str, Any], mine: Mapping[str, Any], boxes: Boxes) -> Any:
     """Return values with a shard in place of each tensor that is distributed here and of the same shape."""
     own: Any = OrderedDict(saved) if isinstance(saved, OrderedDict) else dict(saved)
     vars(own).update(vars(saved)) if isinstance(own, OrderedDict) else None
     for name, value in saved.items():
         like = mine.get(name)
         if isinstance(like, DTensor) and isinstance(value, torch.Tensor) and value.shape == like.shape:
-            own[name] = shard_of(value, like)
+            own[name] = shard_of(value, like, boxes)
     return own
 
 

@@ -35,26 +35,53 @@ def tensors_in(node: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class Boxes:
+    """Where a rank's parts of distributed tensors lie: found once for each kind, of which there are few."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[Any, Box] = {}
+        self._moves: dict[Any, bool] = {}
+
+    def of(self, tensor: DTensor) -> Box:
+        """Return shape and offsets of this rank's part."""
+        key = tensor.shape, tensor.device_mesh, tensor.placements
+        if key not in self._boxes:
+            shape, offsets = compute_local_shape_and_global_offset(*key)
+            self._boxes[key] = tuple(shape), tuple(offsets)
+        return self._boxes[key]
+
+    def must_move(self, tensor: DTensor) -> bool:
+        """Tell whether a tensor's parts are too scattered to be written; the same on every rank."""
+        key = tensor.shape, tensor.device_mesh, tensor.placements, tensor.dtype
+        if key not in self._moves:
+            self._moves[key] = _must_move(tensor)
+        return self._moves[key]
+
+
 def share(tensor: DTensor, shares: Shares) -> torch.Tensor:
     """Return the stand-in for a distributed tensor that is passed between ranks when it is written."""
 
     def pieces() -> Sequence[Piece]:  # a collective
         moved = in_rows(tensor)
-        return pieces_of(moved, moved._local_tensor.detach().contiguous())
+        return pieces_of(moved, moved._local_tensor.detach().contiguous(), Boxes())
 
     return shares.split(tuple(tensor.shape), tensor.dtype, pieces)
 
 
-def pieces_of(tensor: DTensor, mine: torch.Tensor) -> list[Piece]:
+def pieces_of(tensor: DTensor, mine: torch.Tensor, boxes: Boxes) -> list[Piece]:
     """Return the runs of bytes that this rank writes of a tensor; replicas write a part each.
 
     Args:
         tensor: Tells how it is distributed.
         mine: This rank's part of it, contiguous, for as long as the pieces are used.
+        boxes: Where parts lie.
     """
     if not mine.numel():
         return []
-    shape, offsets = _box(tensor)
+    shape, offsets = boxes.of(tensor)
     width = tensor.dtype.itemsize
     size = _run_length(tuple(tensor.shape), shape) * width
     starts = _run_starts(tuple(tensor.shape), shape, offsets)
@@ -78,26 +105,20 @@ def own_box(tensor: DTensor) -> tuple[torch.Tensor, tuple[tuple[int, int], ...]]
     """
     if any(isinstance(placement, Partial) for placement in tensor.placements):
         raise ValueError("a tensor of which each rank has a summand has no parts")
-    shape, offsets = _box(tensor)
+    shape, offsets = Boxes().of(tensor)
     return tensor._local_tensor, tuple(zip(offsets, shape, strict=True))
 
 
-def shard_of(whole: torch.Tensor, like: DTensor) -> DTensor:
+def shard_of(whole: torch.Tensor, like: DTensor, boxes: Boxes) -> DTensor:
     """Return a whole tensor, usually of a mapped file, distributed like another, without a copy.
 
     Only this rank's part is touched, and that only when it is read.
     """
-    shape, offsets = _box(like)
+    shape, offsets = boxes.of(like)
     part = whole[tuple(slice(start, start + length) for start, length in zip(offsets, shape, strict=True))]
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=whole.shape, stride=whole.stride()
     )
-
-
-def _box(tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return shape and offsets of this rank's part."""
-    found = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tuple(found[0]), tuple(found[1])
 
 
 def _run_length(whole: tuple[int, ...], part: tuple[int, ...]) -> int:
@@ -131,7 +152,7 @@ def _replica(tensor: DTensor) -> tuple[int, int]:
     return number, count
 
 
-def must_move(tensor: DTensor) -> bool:
+def _must_move(tensor: DTensor) -> bool:
     """Tell whether a tensor's runs are absurdly short; the same on every rank, as it takes all to move it."""
     if any(isinstance(placement, Partial) for placement in tensor.placements):
         return True

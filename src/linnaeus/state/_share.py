@@ -24,8 +24,8 @@ from linnaeus.pth import Shares
 from linnaeus.state._guard import Guard
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._rng_of_ranks import RANKS, share_rng
-from linnaeus.state._shards import in_rows, local, must_move, pieces_of, share
-from linnaeus.state._snapshot import Snapshot, take_snapshot
+from linnaeus.state._shards import Boxes, in_rows, local, pieces_of, share
+from linnaeus.state._snapshot import Snapshot, no_collection, take_snapshot
 from linnaeus.state._spare import SpareMemory
 
 # What a rank may hold of tensors that were passed between ranks, so as not to hold training up.
@@ -43,12 +43,14 @@ class Share:
         position: This rank's own position in the data, JSON values; None where there is one for all.
         is_collective: Whether it takes all ranks' main threads to write it; none goes on before it is.
         streams: This rank's random streams, a row for each.
+        boxes: Where this rank's parts of distributed tensors lie.
     """
 
     rank: int
     world_size: int
     problem: LinnaeusError | None = None
     position: Any = None
+    boxes: Boxes = field(default_factory=Boxes)
     _live: Mapping[str, Any] = field(default_factory=dict)
     _snapshot: Snapshot = field(default_factory=lambda: Snapshot({}))
     is_collective: bool = False
@@ -87,15 +89,13 @@ class Share:
     def _make(self) -> tuple[dict[str, Any], Shares]:
         # The guard asks first, under its lock, whichever thread it is that needs to know.
         if self._made is None:
-            shares = Shares()
-            content = {key: self._node(value, self._live.get(key), shares) for key, value in self._content()}
+            shares, frozen = Shares(), self._snapshot.content
+            with no_collection():
+                content = {k: self._node(value, self._live.get(k), shares) for k, value in frozen.items()}
             if self.streams:
                 content["rng"] = share_rng(self.streams, shares, self.rank, self.world_size)
             self._made = content, shares
         return self._made
-
-    def _content(self) -> Any:
-        return self._snapshot.content.items()
 
     def _node(self, frozen: Any, live: Any, shares: Shares) -> Any:
         """Return a frozen state with stand-ins for distributed tensors, whose parts stand there."""
@@ -122,7 +122,7 @@ class Share:
         return is_plain and live.untyped_storage()._cdata in self._alike
 
     def _split(self, frozen: torch.Tensor, live: DTensor, shares: Shares) -> torch.Tensor:
-        pieces = pieces_of(live, frozen)
+        pieces = pieces_of(live, frozen, self.boxes)
         known = self._local_regions.setdefault(frozen.untyped_storage()._cdata, [])
         known += [piece.source.untyped_storage() for piece in pieces]
         return shares.split(tuple(live.shape), live.dtype, lambda: pieces)
@@ -149,11 +149,15 @@ def take_share(
         copy: Copy everything at once.
         is_held: Whether training is to go on meanwhile, if possible.
     """
-    moving = sum(map(_moved_bytes, _distributed(state)))  # the same on every rank
+    moves = share.boxes.must_move
+    moving = sum(_part_bytes(one) for one in _distributed(state) if moves(one))  # the same on every rank
     share.is_collective = moving > (MOVED_BYTES if is_held else 0)
-    share._live = _moved(state) if moving and not share.is_collective else state
+    if moving and not share.is_collective:
+        # Passed between ranks so that each has rows of them.
+        state = _mapped(state, lambda one: in_rows(one) if moves(one) else one)
+    share._live = state
     share._alike = _alike(parts)
-    own = _locals(share._live, {})
+    own = _locals(state, moves)
     if share.is_collective or not is_held:
         share._snapshot = Snapshot({**own, **more})
         return share
@@ -170,33 +174,25 @@ def _distributed(node: Any) -> list[DTensor]:
     return [one for child in children for one in _distributed(child)]
 
 
-def _moved_bytes(tensor: DTensor) -> int:
-    if not must_move(tensor):
-        return 0
+def _part_bytes(tensor: DTensor) -> int:
     return math.ceil(tensor.numel() / tensor.device_mesh.size()) * tensor.dtype.itemsize
 
 
-def _moved(node: Any) -> Any:
-    """Pass tensors between ranks so that each has rows of them, where what it has is too scattered."""
-    return _mapped(node, lambda tensor: in_rows(tensor) if must_move(tensor) else tensor)
-
-
-def _locals(node: Any, made: dict[int, Any]) -> Any:
+def _locals(state: Any, moves: Callable[[DTensor], bool]) -> Any:
     """Return a state with a rank's own part in the place of each distributed tensor.
 
     None stands for what is passed between ranks only when it is written.
     """
+    made: dict[int, torch.Tensor] = {}
 
-    def own(tensor: DTensor) -> Any:
-        if must_move(tensor):
+    def own(tensor: DTensor) -> torch.Tensor | None:
+        if moves(tensor):
             return None
-        known = made.get(id(tensor))
-        if known is None:
-            mine = local(tensor).detach()
-            known = made[id(tensor)] = mine if mine.is_contiguous() else mine.contiguous()
-        return known
+        if id(tensor) not in made:
+            made[id(tensor)] = local(tensor).contiguous()
+        return made[id(tensor)]
 
-    return _mapped(node, own)
+    return _mapped(state, own)
 
 
 def _mapped(node: Any, function: Callable[[DTensor], Any]) -> Any:

@@ -91,7 +91,7 @@ def take_snapshot(
         copy: Copy everything at once.
         state: What the parts have just given, ordinary tensors in it; None to ask them.
     """
-    with _no_collection():
+    with no_collection():
         freezer = _Freezer(None if copy else spare.staging)
         state = parts.capture() if state is None else state
         frozen = freezer.node(state) if copy else {k: _part(freezer, parts, k, v) for k, v in state.items()}
@@ -99,7 +99,7 @@ def take_snapshot(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Make many objects that live on, without the collector walking over them all in between."""
     was_on = gc.isenabled()
     gc.disable()

@@ -87,9 +87,9 @@ def test_memory_that_is_resized_while_saving_is_an_error(
     written = _archiver.Parts.write
     tensor = torch.ones(length)
 
-    def resized_before(self: Any, path: Path) -> None:
+    def resized_before(self: Any, path: Path, **named: Any) -> None:
         tensor.untyped_storage().resize_(0)
-        written(self, path)
+        written(self, path, **named)
 
     monkeypatch.setattr(_archiver.Parts, "write", resized_before)
     with pytest.raises(SaveError, match="resized while it was saved"):
