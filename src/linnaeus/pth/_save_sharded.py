@@ -13,15 +13,15 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linnaeus.errors import InsufficientSpaceError, SaveError
+from linnaeus.errors import SaveError
 from linnaeus.files import (
     commit_directory,
     fsync_directory,
     fsync_file,
-    is_out_of_space,
     remove,
     require_space,
     temporary_name,
@@ -30,14 +30,18 @@ from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._commit_file import COMMIT, FileSum, compose_commit, size_of
 from linnaeus.pth._save_together import Ranks
 from linnaeus.pth._shares import Shares
+from linnaeus.pth._told import Wording, same, told
 
 if TYPE_CHECKING:
     from linnaeus.pth._shard_files import Kept, Writer
     from linnaeus.pth._shard_plan import Block, Plan, Spot
 
-_ADVICE = "Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth."
-
-_NOT_SEEN = "Each rank writes files of its own, but into one directory that all of them see."
+_WORDING = Wording(
+    whole="a directory of shards",
+    instead="Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth.",
+    made="directory",
+    unseen="Each rank writes files of its own, but into one directory that all of them see.",
+)
 
 
 class Alone:
@@ -144,7 +148,7 @@ class Session:
         begun = self._ranks.agree(
             f"laying out {self._final}",
             lambda: {"digest": plan.digest(self._shares), "rank": self._ranks.rank, "odd": []},
-            merge=_same,
+            merge=same,
             conclude=lambda said: self._begin(plan, said["odd"]),
         )
         self._temporary = Path(begun)
@@ -239,36 +243,8 @@ class Session:
             with contextlib.suppress(OSError):
                 remove(self._temporary)
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Make an error of ours of what the system refuses and the format can't hold."""
-        from linnaeus.pth._emit import RefusedError
-
-        try:
-            yield
-        except RefusedError as error:
-            problem = f"{error}, which a directory of shards can't hold"
-            raise SaveError(path=str(self._final), problem=problem, advice=_ADVICE) from error
-        except FileNotFoundError as error:
-            raise SaveError(
-                path=str(self._final),
-                problem=f"rank {self._ranks.rank} does not see the directory that rank 0 made",
-                advice=_NOT_SEEN,
-            ) from error
-        except OSError as error:
-            if is_out_of_space(error):
-                raise InsufficientSpaceError(
-                    path=str(self._final), problem=f"the disk became full on rank {self._ranks.rank}"
-                ) from error
-            raise SaveError(path=str(self._final), problem=error.strerror or str(error)) from error
-
-
-def _same(said: list[Any]) -> Any:
-    """Merge what ranks say of their tensors: the first one's word, and who says another."""
-    first = said[0]
-    odd = [rank for one in said for rank in one["odd"]]
-    odd += [one["rank"] for one in said if one["digest"] != first["digest"]]
-    return first | {"odd": odd}
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._final, self._ranks.rank, _WORDING)
 
 
 def _joined(said: list[Any]) -> Any:

@@ -16,20 +16,20 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from zlib_ng import zlib_ng
 
-from linnaeus.errors import InsufficientSpaceError, SaveError, TornSaveError
+from linnaeus.errors import SaveError, TornSaveError
 from linnaeus.files import (
     Recycled,
     WriteBack,
     commit,
     fsync_directory,
     fsync_file,
-    is_out_of_space,
     remove_file,
     require_space,
     reserve,
@@ -37,15 +37,21 @@ from linnaeus.files import (
 )
 from linnaeus.pth._archiver import Parts, archive
 from linnaeus.pth._collection import collection_paused
-from linnaeus.pth._emit import RefusedError, Storage
+from linnaeus.pth._emit import Storage
 from linnaeus.pth._layout import directory
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._save_together import Held, Ranks
 from linnaeus.pth._shares import Shares, Sum, joined, packed, unpacked
+from linnaeus.pth._told import Wording, same, told
 from linnaeus.pth._write import PIECE_BYTES, write_all
 
 _ANNOUNCE = "Call CheckpointManager.before_mutation() before changing parameters or optimizer state."
-_NOT_SHARED = "One file for all ranks needs a directory that all of them share."
+_WORDING = Wording(
+    whole="a safe checkpoint",
+    instead="Store plain values in its place.",
+    made="file",
+    unseen="One file for all ranks needs a directory that all of them share.",
+)
 
 
 class Session:
@@ -98,7 +104,7 @@ class Session:
         plan = self._ranks.agree(
             f"laying out {self._final}",
             act,
-            merge=_same,
+            merge=same,
             conclude=lambda said: self._begin(made[0], said["odd"], recycled),
         )
         return made[0], plan
@@ -213,37 +219,8 @@ class Session:
                 with contextlib.suppress(OSError):
                     remove_file(path)
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Make an error of ours of what the system refuses and the format can't hold."""
-        try:
-            yield
-        except RefusedError as error:
-            raise SaveError(
-                path=str(self._final),
-                problem=f"{error}, which a safe checkpoint can't hold",
-                advice="Store plain values in its place.",
-            ) from error
-        except FileNotFoundError as error:
-            raise SaveError(
-                path=str(self._final),
-                problem=f"rank {self._ranks.rank} does not see the file that rank 0 made",
-                advice=_NOT_SHARED,
-            ) from error
-        except OSError as error:
-            if is_out_of_space(error):
-                raise InsufficientSpaceError(
-                    path=str(self._final), problem=f"the disk became full on rank {self._ranks.rank}"
-                ) from error
-            raise SaveError(path=str(self._final), problem=error.strerror or str(error)) from error
-
-
-def _same(said: list[Any]) -> Any:
-    """Merge what ranks say of their storages: the first one's word, and who says another."""
-    first = said[0]
-    odd = [rank for one in said for rank in one["odd"]]
-    odd += [one["rank"] for one in said if one["digest"] != first["digest"]]
-    return first | {"odd": odd}
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._final, self._ranks.rank, _WORDING)
 
 
 def _all_said(said: list[Any]) -> dict[str, Any]:
