@@ -20,12 +20,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from linnaeus.errors import LinnaeusError
-from linnaeus.pth import Shares
+from linnaeus.pth import Shares, collection_paused
 from linnaeus.state._guard import Guard
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._rng_of_ranks import RANKS, share_rng
 from linnaeus.state._shards import Boxes, in_rows, local, pieces_of, share
-from linnaeus.state._snapshot import Snapshot, no_collection, take_snapshot
+from linnaeus.state._snapshot import Snapshot, take_snapshot
 from linnaeus.state._spare import SpareMemory
 
 # What a rank may hold of tensors that were passed between ranks, so as not to hold training up.
@@ -90,7 +90,7 @@ class Share:
         # The guard asks first, under its lock, whichever thread it is that needs to know.
         if self._made is None:
             shares, frozen = Shares(), self._snapshot.content
-            with no_collection():
+            with collection_paused():
                 content = {k: self._node(value, self._live.get(k), shares) for k, value in frozen.items()}
             if self.streams:
                 content["rng"] = share_rng(self.streams, shares, self.rank, self.world_size)
