@@ -37,8 +37,10 @@ _STREAMED_RATE = 5e6
 _KILLED_BYTES = 256 << 20
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, core: int | None) -> None:
     """Run the server of the tests, and do what is asked of it until the pipe closes."""
+    if core is not None:
+        os.sched_setaffinity(0, [core])
     sys.path.insert(0, str(_TESTS))
     make_server = import_module("support.b2_server").B2Server
     with make_server(buckets=[BUCKET]) as server:
@@ -77,11 +79,11 @@ class Server:
 
 
 @contextmanager
-def server_apart() -> Iterator[Server]:
-    """Run a server in a process of its own."""
+def server_apart(*, core: int | None = None) -> Iterator[Server]:
+    """Run a server in a process of its own, and on a core of its own if there is one for it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, core), daemon=True)
     process.start()
     try:
         yield Server(ours)
