@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Cached:
         sha256: In hex, where it is known.
         source: Where it was fetched from, where that is known.
         num_names: How many names share its disk.
+        inode: The same for names that do; None where that is not known.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Cached:
     sha256: str | None
     source: str | None
     num_names: int
+    inode: tuple[int, int] | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -87,6 +90,7 @@ def _cached(path: Path) -> Cached:
         known.sha256 if known else None,
         known.source if known else None,
         status.st_nlink,
+        (status.st_dev, status.st_ino),
     )
 
 
@@ -130,7 +134,8 @@ def plan_eviction(
         now: In seconds since 1970.
         pinned: SHA-256 and names that stay whatever the rules say.
     """
-    total = sum(cached.size_bytes for cached in files)
+    names = Counter(_disk(cached) for cached in files)
+    total = sum({_disk(cached): cached.size_bytes for cached in files}.values())
     plan = []
     for cached in files:
         if cached.path.name in pinned or cached.sha256 in pinned:
@@ -141,8 +146,14 @@ def plan_eviction(
             plan.append(Eviction(cached, removed=True, reason="the cache is too large"))
         else:
             plan.append(Eviction(cached, removed=False, reason="fits"))
-        total -= cached.size_bytes if plan[-1].removed else 0
+        names[_disk(cached)] -= plan[-1].removed
+        total -= cached.size_bytes if plan[-1].removed and not names[_disk(cached)] else 0
     return plan
+
+
+def _disk(cached: Cached) -> object:
+    """Return what names of one file have in common: it is there once, and goes with the last of them."""
+    return cached.inode or cached.path
 
 
 def evict(plan: Sequence[Eviction]) -> list[Eviction]:
