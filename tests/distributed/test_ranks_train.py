@@ -68,5 +68,5 @@ def test_pretrained_weights_that_are_nowhere_stop_all(tmp_path: Path) -> None:
     """No rank trains on from random weights when another could not get them."""
     (tmp_path / "bucket" / "modelZoo").mkdir(parents=True)
     with pytest.raises(AssertionError, match="CheckpointNotFoundError"):
-        torchrun(2, tmp_path, "trains:ddp:1:base.pth")
+        torchrun(2, tmp_path, "trains_from:ddp:1:base.pth")
     assert not list((tmp_path / "run").glob("*.pth"))

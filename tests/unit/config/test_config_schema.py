@@ -47,6 +47,7 @@ def test_no_file_gives_every_default():
     assert cfg.TRAIN.RESUME_SKIP_OPTIMIZER is False
     assert cfg.TRAIN.PRESERVE_CHECKPOINT_SCHEDULE is True
     assert cfg.SCHEDULE.CHECKPOINT.model_dump() == {
+        "FORMAT": "pth",
         "INTERVAL_EPOCHS": 1,
         "INTERVAL_STEPS": 0,
         "INTERVAL_MINUTES": 0,

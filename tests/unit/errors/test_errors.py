@@ -128,7 +128,7 @@ def test_its_message_holds_every_field_that_was_given(error):
     """What failed, on what, what was found and what to do are all in the text."""
     text = str(error)
     for value in error.fields().values():
-        for item in value if isinstance(value, list) else [value]:
+        for item in value if isinstance(value, (list, tuple)) else [value]:
             assert (f"{item:,}" if isinstance(item, int) and item > 100 else str(item)) in text
 
 
