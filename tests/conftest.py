@@ -16,6 +16,10 @@ from support.buckets import BUCKET, PREFIX
 # Before anything imports torch: a forked child hangs in OpenMP when its parent has used several threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Who starts the tests in the background of a shell hands an ignored SIGINT down to them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _OF_THE_USER = ("RCLONE_", "B2_", "AWS_", "LINNAEUS_")
 
