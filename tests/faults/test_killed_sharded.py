@@ -193,7 +193,9 @@ def test_a_full_disk_is_told_and_costs_nothing(
     ("victim", "stage", "how"),
     [
         (1, "begin", "killed"),
+        (2, "writing", "killed"),
         (0, "commit file", "killed"),
+        (0, "end", "killed"),
         (1, "writing", "stopped"),
     ],
 )

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_misfortunes_of_one_rank_are_told_on_all(tmp_path: Path) -> None:
-    """A full disk, other tensors: all ranks raise, and the next save is good."""
+    """A full disk, other tensors, an empty disk: all ranks raise, and the next save is good."""
     torchrun(2, tmp_path, "survives_misfortunes")
     assert [path.name for path in (tmp_path / "run").glob("*.pth")].count("checkpoint_epoch_0.pth") == 1
 

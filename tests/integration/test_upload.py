@@ -19,7 +19,6 @@ from linnaeus.errors import (
     RemoteError,
     RemoteNotFoundError,
     UnsafeCheckpointError,
-    UnsupportedFormatError,
 )
 from linnaeus.remote import Progress, Remote
 from linnaeus.resolving import resolve_in
@@ -250,11 +249,10 @@ def test_a_bit_that_flipped_on_disk_is_found_before_sending(server, checkpoint_f
 
 
 def test_a_file_that_is_not_there_is_not_found(server, tmp_path):
-    """A missing file is said to be missing, and a directory that is no checkpoint to be none."""
-    with pytest.raises(CheckpointNotFoundError):
-        upload(tmp_path / "none.pth", b2_bucket(server))
-    with pytest.raises(UnsupportedFormatError, match="no checkpoint"):
-        upload(tmp_path, b2_bucket(server))
+    """A missing file, or a directory, is said to be missing."""
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(CheckpointNotFoundError):
+            upload(path, b2_bucket(server))
     assert server.requests == []
 
 

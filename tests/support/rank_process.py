@@ -25,7 +25,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 import linnaeus
 from linnaeus import manager, pth
 from linnaeus.distributed import join
-from linnaeus.errors import InsufficientSpaceError, PeerFailedError, SaveError
+from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
 from linnaeus.models import build_model
 from linnaeus.pth import _together
 from linnaeus.resolving import _fetch
@@ -92,6 +92,9 @@ def survives_misfortunes(directory: Path) -> None:
     expect(SaveError if rank == 0 else PeerFailedError, save, "ranks 1 hold other tensors")
     assert sorted(entry.name for entry in (directory / "run").iterdir()) == first
     choose = partial(choose_together, group, directory / "run", auto=True, named=None, resolve=Path)
+    with replaced(Path, "exists", lambda _: False, only=rank == 1):  # its node came back with an empty disk
+        kind = CheckpointNotFoundError if rank == 1 else PeerFailedError
+        expect(kind, choose, "rank 1 does not see what rank 0 sees")
     found = choose()
     assert found is not None
     assert found.path.name == "checkpoint_epoch_0.pth"

@@ -74,7 +74,7 @@ def upload(
     """
     started = time.monotonic()
     name = check_name(path.name)
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and not pth.is_sharded(path)):
         raise CheckpointNotFoundError(identifier=str(path), places=["there is no such file"])
     pth.require_valid(path)
     remote = open_remote(bucket)
