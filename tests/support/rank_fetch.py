@@ -17,16 +17,19 @@ from linnaeus.distributed import join
 from linnaeus.errors import LinnaeusError
 from linnaeus.pth import _together
 from linnaeus.remote import Journal
-from linnaeus.resolving import _fetch, _passing, resolve_together
+from linnaeus.resolving import _fetch, _passing_directory, _passing_file, resolve_together
 from support.processes import wait_until
 from support.rank_run import RankRun
 from support.replacing import replaced
 
 PLACES = {
     "fetch": (_fetch._Fetch, "run"),
-    "give": (_passing._Source, "each"),
-    "take": (_passing._Arrival, "each"),
+    "give": (_passing_file.FileSource, "each"),
+    "take": (_passing_file.FileArrival, "each"),
     "keep": (Journal, "keep"),
+    "give of a directory": (_passing_directory.DirectorySource, "each"),
+    "take of a directory": (_passing_directory.FilesArrival, "each"),
+    "keep of a directory": (_passing_directory.FilesArrival, "_keep"),
 }
 
 

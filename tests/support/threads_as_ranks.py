@@ -10,6 +10,7 @@ from torch.distributed import HashStore
 from torch.distributed.distributed_c10d import PrefixStore
 
 from linnaeus.distributed import Group, Roles
+from linnaeus.distributed._answering import AnsweringStore
 
 
 def run_ranks(
@@ -19,14 +20,22 @@ def run_ranks(
     deadline_seconds: float = 20.0,
     without: tuple[int, ...] = (),
     fan_out: int = 16,
+    passing: bool = False,
 ) -> dict[int, Any]:
-    """Run an act on every rank but some, and return what came of it by rank: a value or an exception."""
+    """Run an act on every rank but some, and return what came of it by rank: a value or an exception.
+
+    With `passing` they can pass bytes too, as real ranks do.
+    """
     store, outcomes = HashStore(), {}
+
+    def connect() -> Any:
+        plain = PrefixStore("t", store)
+        return AnsweringStore(plain, deadline_seconds) if passing else plain
 
     def run(rank: int) -> None:
         group = Group(
             Roles(rank, world_size),
-            lambda: PrefixStore("t", store),
+            connect,
             deadline_seconds=deadline_seconds,
             silence_seconds=deadline_seconds,
             fan_out=fan_out,

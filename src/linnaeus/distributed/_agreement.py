@@ -90,7 +90,10 @@ class Agreement:
             self._await(below, lambda: self._store.check(up) or self.is_over())
             if not self._store.check(up):
                 return self._verdict()
-            heard += map(Outcome.from_text, self._store.multi_get(up))
+            told = self._store.multi_get(up)
+            if not all(told):  # who gives up says only that it has read why
+                return self._verdict()
+            heard += map(Outcome.from_text, told)
         merged = _merged(heard, merge)
         if self._rank == 0:
             return self._conclude(merged, conclude)

@@ -17,7 +17,7 @@ from linnaeus.files._commit import (
     take_over,
     write_text,
 )
-from linnaeus.files._directories import commit_directory, remove
+from linnaeus.files._directories import commit_directory, publish_new_directory, remove
 from linnaeus.files._lock import Lock
 from linnaeus.files._owner import is_abandoned, owner_tag, sweep_abandoned, temporary_name
 from linnaeus.files._recycle import Recycled, is_in_use, recycle, share_disk
@@ -41,6 +41,7 @@ __all__ = [
     "owner_tag",
     "point_link",
     "publish_new",
+    "publish_new_directory",
     "recycle",
     "remove",
     "remove_file",

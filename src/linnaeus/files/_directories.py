@@ -18,6 +18,8 @@ from linnaeus.files._owner import temporary_name
 _AT_CWD, _EXCHANGE = -100, 2
 # What kernels and filesystems answer that can't exchange two names.
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
+# What the system answers when a file, or a directory that is not empty, has the name already.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 def commit_directory(temporary: Path, final: Path, *, durable: bool = True) -> None:
@@ -36,6 +38,26 @@ def commit_directory(temporary: Path, final: Path, *, durable: bool = True) -> N
         os.replace(temporary, final)
     if durable:
         fsync_directory(final.parent)
+
+
+def publish_new_directory(temporary: Path, final: Path) -> bool:
+    """Make a finished directory the directory `final`, unless something stands there already.
+
+    Both must be on one filesystem, and the files in it on disk. Safe against any number of processes doing
+    the same at once: a rename never replaces a directory that holds anything.
+
+    Returns:
+        True when this call made it; False when another one's stands there, and `temporary` stays.
+    """
+    fsync_directory(temporary)
+    try:
+        os.rename(temporary, final)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return False
+    fsync_directory(final.parent)
+    return True
 
 
 def _replace(temporary: Path, final: Path) -> None:

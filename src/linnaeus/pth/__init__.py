@@ -6,7 +6,7 @@ and take tensors, import torch. Where a file comes from and what a run puts into
 
 from linnaeus.pth._brief import Brief, brief
 from linnaeus.pth._collection import collection_paused
-from linnaeus.pth._commit_file import COMMIT, SHARDED, is_sharded, size_of
+from linnaeus.pth._commit_file import COMMIT, SHARDED, FileSum, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
@@ -21,7 +21,7 @@ from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import Ranks, save_together
-from linnaeus.pth._sharded import files_of, glance_sharded
+from linnaeus.pth._sharded import files_of, glance_sharded, sums_of
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor
@@ -35,6 +35,7 @@ __all__ = [
     "Brief",
     "Comparison",
     "Description",
+    "FileSum",
     "Leaves",
     "Piece",
     "Ranks",
@@ -72,6 +73,7 @@ __all__ = [
     "size_of",
     "sketch",
     "sketch_there",
+    "sums_of",
     "take_apart",
     "verify",
     "write_sharded",

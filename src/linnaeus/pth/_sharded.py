@@ -5,18 +5,20 @@ Ours has a commit file, which describes it. Neither torch nor unpickling is need
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
+from linnaeus.files import file_digest
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._commit_file import (
     COMMIT,
     SHARDED,
     Commit,
+    FileSum,
     check_digests,
     check_sizes,
     parse_commit,
@@ -182,6 +184,39 @@ def files_of(path: Path) -> list[Path]:
     if commit is None:
         raise CorruptCheckpointError(path=str(path), problem="it was never finished", record=COMMIT)
     return [path / name for name in commit.files] + [path / COMMIT]
+
+
+def sums_of(path: Path, names: Collection[str] | None = None) -> dict[str, FileSum]:
+    """Return what the files of a directory must be, in the order in which to copy them.
+
+    The commit file tells it, and comes last. Of a directory without one the files are read, and `.metadata`
+    comes last.
+
+    Args:
+        path: The directory.
+        names: Which of its files; None for all. Of others it does not matter whether they are there.
+
+    Raises:
+        CheckpointInvalidError: One is not there or cut short, or the commit file does not tell of it.
+    """
+    commit = read_commit(path)
+    last = METADATA if commit is None else COMMIT
+    told = {one.name: None for one in path.iterdir() if one.is_file()} if commit is None else commit.files
+    chosen = {*told, last} if names is None else {*names}
+    sums = {}
+    for name in sorted(chosen, key=lambda name: (name == last, name)):
+        if commit is not None and name != COMMIT and name not in told:
+            raise _damaged(path, f"its commit file tells of no {name}", name)
+        sums[name] = told.get(name) or _sum_of(path / name)
+    check_sizes(path, sums)
+    return sums
+
+
+def _sum_of(file: Path) -> FileSum:
+    try:
+        return FileSum(file.stat().st_size, file_digest(file, "sha256"))
+    except OSError as error:
+        raise not_readable(file, error) from error
 
 
 def _examined_plain(directory: Sharded) -> Examination:

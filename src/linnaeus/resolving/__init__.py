@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from linnaeus.resolving._fetch import fetch_from
     from linnaeus.resolving._fetch_sharded import fetch_sharded
     from linnaeus.resolving._locking import lock, names_in
-    from linnaeus.resolving._passing import facts_of, pass_on
+    from linnaeus.resolving._passing import facts_of, pass_files, pass_on
     from linnaeus.resolving._pins import read_lock, split_pin
     from linnaeus.resolving._sharing import who_shares
     from linnaeus.resolving._together import resolve_together
@@ -47,6 +47,7 @@ __all__ = [
     "is_only_there",
     "lock",
     "names_in",
+    "pass_files",
     "pass_on",
     "plan_eviction",
     "read_lock",
@@ -74,6 +75,7 @@ _LATER = {
     "lock": "_locking",
     "names_in": "_locking",
     "facts_of": "_passing",
+    "pass_files": "_passing",
     "pass_on": "_passing",
     "read_lock": "_pins",
     "split_pin": "_pins",

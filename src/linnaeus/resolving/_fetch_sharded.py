@@ -19,15 +19,17 @@ from linnaeus.errors import (
     SaveError,
 )
 from linnaeus.files import (
-    commit_directory,
+    file_digest,
     fsync_file,
     is_out_of_space,
     make_directory,
+    publish_new_directory,
     remove,
     require_space,
     sweep_abandoned,
     temporary_name,
 )
+from linnaeus.resolving._pins import mismatch
 
 if TYPE_CHECKING:
     from linnaeus.remote import Progress, Remote, RemoteFile
@@ -66,8 +68,7 @@ def fetch_sharded(remote: Remote, name: str, final: Path, *, progress: Progress 
         require_space(final, sum(file.size_bytes for file in files))
         temporary.mkdir()
         _bring(remote, files, temporary, progress)
-        _require_valid(temporary, f"{name} as it arrived from {remote.place}")
-        commit_directory(temporary, final)
+        admit_directory(temporary, final, f"{name} as it arrived from {remote.place}", expected=None)
     except OSError as error:
         if is_out_of_space(error):
             raise InsufficientSpaceError(path=str(final), problem="the disk is full") from error
@@ -88,9 +89,29 @@ def _bring(remote: Remote, files: list[RemoteFile], into: Path, progress: Progre
         fsync_file(here)
 
 
-def _require_valid(path: Path, what: str) -> None:
-    """Check every byte, since a bucket without digests passes a damaged body."""
+def admit_directory(arrived: Path, final: Path, what: str, *, expected: str | None) -> str | None:
+    """Check every byte of what arrived, since a bucket without digests passes a damaged body; and publish it.
+
+    Args:
+        arrived: The directory, its files on disk.
+        final: Where it goes, unless something stands there meanwhile.
+        what: What to call it in messages.
+        expected: The SHA-256 that its commit file must have.
+
+    Returns:
+        That one's SHA-256; None for a directory without.
+
+    Raises:
+        PinMismatchError: It has another one.
+        CheckpointInvalidError: It is no whole, safe checkpoint.
+    """
+    has_one = (arrived / pth.COMMIT).is_file()
+    found = file_digest(arrived / pth.COMMIT, "sha256") if has_one else None
+    if expected is not None and found != expected:
+        raise mismatch(what, expected, str(found))
     try:
-        pth.require_valid(path)
+        pth.require_valid(arrived)
     except CheckpointInvalidError as error:
         raise type(error)(**(error.fields() | {"path": what})) from error
+    publish_new_directory(arrived, final)
+    return found

@@ -45,9 +45,10 @@ def resolve_together(identifier: str, cfg: Config, job: Job) -> Path:
 
 def _is_here(identifier: str, cfg: Config) -> bool:
     """Tell whether a name is in this rank's cache; of what has its home elsewhere that is not known."""
-    return (
-        "://" not in identifier and (cfg.ENV.INPUT.CACHE_DIR / check_name(split_pin(identifier)[0])).is_file()
-    )
+    if "://" in identifier:
+        return False
+    path = cfg.ENV.INPUT.CACHE_DIR / check_name(split_pin(identifier)[0])
+    return path.is_file() or path.is_dir()  # what else it may be, resolving it tells
 
 
 def _provide(identifier: str, cfg: Config, job: Job, what: str) -> None:

@@ -13,8 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from linnaeus import pth
 from linnaeus.files import is_abandoned, sweep_abandoned, take_over, temporary_name
 from linnaeus.remote import kept_bytes
+
+# Where the files of a directory grow, in what is left of it.
+SHARDS = "shards"
 
 _MARK = ".part"
 # Less is sooner fetched again than looked after.
@@ -39,7 +43,7 @@ def sweep(work: Path) -> list[Path]:
 def own_directory(work: Path, key: str) -> Path:
     """Return a directory of this process, with what earlier downloads of the same name have left in it."""
     mine = temporary_name(work / f"{key}{_MARK}")
-    for entry in sorted(_to_have(work, key), key=kept_bytes, reverse=True):
+    for entry in sorted(_to_have(work, key), key=_kept, reverse=True):
         with contextlib.suppress(PermissionError):  # another user's
             if take_over(entry, mine):
                 return mine
@@ -60,6 +64,10 @@ def unfinished(work: Path) -> list[Path]:
     return list(_to_have(work, ""))
 
 
+def _kept(entry: Path) -> int:
+    return kept_bytes(entry) + pth.size_of(entry / SHARDS)
+
+
 def _to_have(work: Path, key: str) -> Iterator[Path]:
     yield from _released(work, key)
     for entry in work.iterdir():
@@ -72,7 +80,7 @@ def _released(work: Path, key: str) -> Iterator[Path]:
 
 
 def _is_worth_keeping(entry: Path) -> bool:
-    if _MARK not in entry.name or kept_bytes(entry) < _WORTH_KEEPING_BYTES:
+    if _MARK not in entry.name or _kept(entry) < _WORTH_KEEPING_BYTES:
         return False
     try:
         return time.time() - entry.stat().st_mtime < _KEPT_SECONDS
