@@ -6,6 +6,7 @@
     ├── CheckpointNotFoundError(FileNotFoundError)   looked everywhere, found nowhere
     ├── CheckpointInvalidError(ValueError)           a file that is no usable checkpoint
     │   ├── CorruptCheckpointError                   damaged: cut short, flipped, unreadable
+    │   ├── IncompleteCheckpointError                good, but a part: its other files are elsewhere
     │   ├── PinMismatchError                         whole, but not the content that its name is held to
     │   ├── UnsafeCheckpointError                    asks for code to be run
     │   └── UnsupportedFormatError                   whole, but of a kind that is not read
@@ -145,6 +146,21 @@ class CorruptCheckpointError(CheckpointInvalidError):
         part += f", tensor {self.tensor}" if self.record and self.tensor else ""
         part += ")" if part else ""
         return f"{self.path} is damaged: {self.problem}{part}.{_hint(self.advice)}"
+
+
+@dataclass(kw_only=True, eq=False)
+class IncompleteCheckpointError(CheckpointInvalidError):
+    """A part of a directory of shards, as a node without a shared directory keeps it.
+
+    `missing` names the files that other nodes have; what is here is whole.
+    """
+
+    missing: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        more = f" and {len(self.missing) - 3} more" if len(self.missing) > 3 else ""
+        names = f" ({', '.join(self.missing[:3])}{more})" if self.missing else ""
+        return f"{self.path} is a part of a checkpoint: {self.problem}{names}.{_hint(self.advice)}"
 
 
 @dataclass(kw_only=True, eq=False)

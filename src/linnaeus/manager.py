@@ -22,7 +22,7 @@ from linnaeus.distributed import Rhythm, join
 from linnaeus.errors import RemoteError
 from linnaeus.pretrained import report_of
 from linnaeus.resolving import resolve_together
-from linnaeus.resuming import Choice, bring_back, choose_together
+from linnaeus.resuming import Choice, bring_back, choose_together, needed_files
 from linnaeus.runs import checkpoint_name
 from linnaeus.saving import (
     SAVE,
@@ -120,7 +120,8 @@ class CheckpointManager:
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
-        self._group.agree("preparing the directory", lambda: None, conclude=lambda _: self._saver.prepare())
+        prepare = self._saver.prepare if self._group.leads_node else lambda: None
+        self._group.agree("preparing the directory", prepare, alike=True)
         self._trace = Trace(self.directory)
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._pipeline.release())
@@ -161,6 +162,7 @@ class CheckpointManager:
             named=train.RESUME,
             resolve=lambda name: resolve_together(name, self._cfg, self._group),
             bucket=self._mirror.remote(),
+            needed=lambda path: needed_files(self._parts, path, self._group),
         )
         if choice is None:
             _log.info("fresh start: %s holds no checkpoint", self.directory)

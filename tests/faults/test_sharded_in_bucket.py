@@ -136,13 +136,13 @@ def test_an_interrupted_upload_is_gone_on_with(b2: B2Server, tmp_path: Path) -> 
     train(config(directory, FORMAT="sharded", EPOCHS=1), SmallRun())
     bucket = OutputBucketConfig(**bucket_of(b2))
     path = directory / "checkpoint_epoch_1.sharded"
-    for file in pth.files_of(path)[:2]:
+    for file in [path / one for one in pth.files_told_of(path)][:2]:
         open_remote(bucket).send(file, f"{path.name}/{file.name}")
     b2.reset_counts()
     done = push(tmp_path, directory, bucket_of(b2))
     assert done.code == 0, done.err
     sent = [record.name for record in b2.requests if record.operation == "upload"]
-    assert [name.rpartition("/")[2] for name in sent] == [file.name for file in pth.files_of(path)[2:]]
+    assert [name.rpartition("/")[2] for name in sent] == [*pth.files_told_of(path)][2:]
     assert there(b2)[f"{path.name}/linnaeus.json"] == (path / "linnaeus.json").read_bytes()
 
 

@@ -8,6 +8,7 @@ from linnaeus.pth._brief import Brief, brief
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._commit_file import COMMIT, SHARDED, FileSum, is_sharded, size_of
 from linnaeus.pth._compare import Comparison, TensorDifference, ValueDifference, compare
+from linnaeus.pth._dcp_metadata import METADATA
 from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._fill import Source, mapped_file
@@ -21,7 +22,7 @@ from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import Ranks, save_together
-from linnaeus.pth._sharded import files_of, glance_sharded, sums_of
+from linnaeus.pth._sharded import files_told_of, glance_sharded, sums_of
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
 from linnaeus.pth._stored import StoredTensor
@@ -31,6 +32,7 @@ from linnaeus.pth._verify import VerifyReport, require_valid, verify
 __all__ = [
     "COMMIT",
     "INDEX_SUFFIX",
+    "METADATA",
     "SHARDED",
     "Brief",
     "Comparison",
@@ -50,7 +52,7 @@ __all__ = [
     "collection_paused",
     "compare",
     "describe",
-    "files_of",
+    "files_told_of",
     "glance",
     "glance_sharded",
     "is_sharded",

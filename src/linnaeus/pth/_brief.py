@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ class Brief:
         size_bytes: Of the whole file.
         about: What the file says of its run.
         written: Versions and time of writing.
+        num_directories: Into how many directories, of nodes that share none, it was written.
+        absent: The files that are in another one of these.
     """
 
     size_bytes: int
     about: Mapping[str, Any]
     written: Mapping[str, Any]
+    num_directories: int = 1
+    absent: Sequence[str] = ()
 
 
 def brief(path: Path) -> Brief | None:
@@ -39,7 +43,9 @@ def brief(path: Path) -> Brief | None:
     """
     if path.is_dir():
         told = read_commit_head(path)
-        return None if told is None else Brief(told[0], told[2], told[1])
+        if told is None:
+            return None
+        return Brief(told.size_bytes, told.about, told.written, told.num_directories, told.absent)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from linnaeus.errors import CorruptCheckpointError
+from linnaeus.errors import CorruptCheckpointError, IncompleteCheckpointError
 from linnaeus.files import file_digest
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._dcp_metadata import METADATA
@@ -48,6 +48,8 @@ class Commit:
 
     Attributes:
         files: What each other file must be.
+        num_directories: Into how many directories, of nodes that share none, it was written; each of them
+            has the metadata, this file, and what its own ranks wrote.
         names: Under which name `.metadata` has each tensor of the document.
         document: The description; storages have places as if they followed one another in one file.
     """
@@ -55,18 +57,23 @@ class Commit:
     files: Mapping[str, FileSum]
     names: Sequence[str]
     document: Document
+    num_directories: int = 1
 
 
-def compose_commit(description: bytes, files: Mapping[str, FileSum], names: Sequence[str]) -> bytes:
+def compose_commit(
+    description: bytes, files: Mapping[str, FileSum], names: Sequence[str], num_directories: int = 1
+) -> bytes:
     """Return the commit file's bytes.
 
     Args:
         description: As `compose` returns it.
         files: What the directory holds beside.
         names: Under which name `.metadata` has each tensor.
+        num_directories: As `Commit.num_directories`.
     """
     told = {name: [one.size_bytes, one.sha256] for name, one in files.items()}
-    head = json.dumps({"files": told, "names": list(names)}, separators=(",", ":"))
+    apart = {"directories": num_directories} if num_directories > 1 else {}
+    head = json.dumps({"files": told, "names": list(names)} | apart, separators=(",", ":"))
     body = head[:-1].encode() + b"," + description[1:-1]
     return body + f',"digest":"{hashlib.sha256(body).hexdigest()}"}}'.encode()
 
@@ -91,14 +98,35 @@ def parse_commit(directory: Path, data: bytes) -> Commit:
     del written["digest"]
     if not isinstance(names, list) or len(names) != len(document.tensors) or {*map(type, names)} - {str}:
         raise _untrue(directory, "its names are none")
-    return Commit(_files(directory, files), names, replace(document, written=written))
+    num_directories = _num_directories(directory, written)
+    document = replace(document, written=written)
+    return Commit(_files(directory, files), names, document, num_directories)
 
 
 _UNBOUNDED = 1 << 63
 
 
-def read_commit_head(directory: Path) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """Return size in bytes of the whole, who wrote it, and what it says of its run; None where there is none.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of a commit file.
+
+    Attributes:
+        size_bytes: Of all files, wherever they are.
+        written: Versions and time of writing.
+        about: What it says of its run.
+        num_directories: As of `Commit`.
+        absent: The files that are not here, since they may be in another of these.
+    """
+
+    size_bytes: int
+    written: Mapping[str, Any]
+    about: Mapping[str, Any]
+    num_directories: int
+    absent: Sequence[str]
+
+
+def read_commit_head(directory: Path) -> Head | None:
+    """Return what a commit file says at its beginning; None where there is none.
 
     That all files are there, of the right sizes, is checked; tensors are not looked at.
 
@@ -113,8 +141,9 @@ def read_commit_head(directory: Path) -> tuple[int, dict[str, Any], dict[str, An
     head, about = parse_head(directory, data)
     files = _files(directory, head.pop("files", None))
     head.pop("names", None)
-    check_sizes(directory, files)
-    return len(data) + sum(one.size_bytes for one in files.values()), head, about
+    number = _num_directories(directory, head)
+    absent = check_sizes(directory, files, number)
+    return Head(len(data) + sum(one.size_bytes for one in files.values()), head, about, number, absent)
 
 
 def is_sharded(path: Path) -> bool:
@@ -170,22 +199,37 @@ def _files(directory: Path, found: Any) -> dict[str, FileSum]:
     return files
 
 
+def _num_directories(directory: Path, written: dict[str, Any]) -> int:
+    """Take out of a description in how many directories its files were written."""
+    found = written.pop("directories", 1)
+    if type(found) is not int or found < 1:
+        raise _untrue(directory, "it tells of no number of directories")
+    return found
+
+
 def _untrue(directory: Path, problem: str) -> CorruptCheckpointError:
     return CorruptCheckpointError(
         path=str(directory), problem=f"its commit file can't be true ({problem})", record=COMMIT
     )
 
 
-def check_sizes(directory: Path, files: Mapping[str, FileSum]) -> None:
+def check_sizes(directory: Path, files: Mapping[str, FileSum], num_directories: int = 1) -> list[str]:
     """Check that every file is there and has its size.
 
+    Returns:
+        Those that are not here since they may be in one of the other directories; none where there is one.
+
     Raises:
-        CorruptCheckpointError: One is not, or has not.
+        CorruptCheckpointError: One is not there, or has another size.
     """
+    absent = []
     for name, told in files.items():
         try:
             status = os.lstat(directory / name)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and num_directories > 1 and name != METADATA:
+                absent.append(name)
+                continue
             raise _damaged(directory, name, f"{name} is missing ({error.strerror})") from error
         if not stat.S_ISREG(status.st_mode):
             raise _damaged(directory, name, f"{name} is no regular file")
@@ -193,6 +237,19 @@ def check_sizes(directory: Path, files: Mapping[str, FileSum]) -> None:
             raise _damaged(
                 directory, name, f"{name} has {status.st_size:,} bytes where {told.size_bytes:,} were written"
             )
+    return absent
+
+
+def incomplete(directory: Path, commit: Commit, absent: Sequence[str]) -> IncompleteCheckpointError:
+    """Return the error for a part of a checkpoint where a whole one is needed."""
+    return IncompleteCheckpointError(
+        path=str(directory),
+        problem=f"it was written into {commit.num_directories} directories that are not shared,"
+        f" and {len(absent)} of its {len(commit.files)} files are not in this one",
+        advice="Resume with TRAIN.AUTO_RESUME on the nodes that have them, or copy the files of all of these"
+        " directories into one.",
+        missing=list(absent),
+    )
 
 
 def check_digests(directory: Path, files: Mapping[str, FileSum]) -> None:
@@ -202,7 +259,6 @@ def check_digests(directory: Path, files: Mapping[str, FileSum]) -> None:
         CorruptCheckpointError: One is damaged.
         CheckpointInvalidError: One can't be read.
     """
-    check_sizes(directory, files)
     with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1) or 1) as pool:
         for name, found in zip(files, pool.map(lambda name: _sha256(directory / name), files), strict=True):
             if found != files[name].sha256:

@@ -66,7 +66,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
     Raises:
         CheckpointInvalidError: It is no checkpoint, or damaged (see its subclasses).
     """
-    return description_of(examine(Path(path)))
+    return description_of(examine(Path(path), partly=True))
 
 
 def description_of(found: Examination) -> Description:

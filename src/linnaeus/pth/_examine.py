@@ -97,7 +97,9 @@ def unsafe(path: Path, names: Sequence[str]) -> UnsafeCheckpointError:
     )
 
 
-def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> Examination:
+def examine(
+    path: Path, *, thoroughly: bool = False, briefly: bool = False, partly: bool = False
+) -> Examination:
     """Read a file's structure.
 
     Args:
@@ -106,9 +108,11 @@ def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> E
             compare them with the description; their size grows with the number of tensors.
         briefly: Of an archive that doesn't describe itself, read neither the records' headers, which lie
             all over the file, nor list the tensors: the tree has them.
+        partly: Of a directory, take also the part that a node without a shared directory has.
 
     Raises:
         CorruptCheckpointError: It is cut short or contradicts itself.
+        IncompleteCheckpointError: It is a part, and `partly` is not said.
         UnsupportedFormatError: It is something else than a checkpoint.
         UnsafeCheckpointError: It is something else, and asks for code.
         CheckpointInvalidError: The system won't let it be read.
@@ -116,7 +120,7 @@ def examine(path: Path, *, thoroughly: bool = False, briefly: bool = False) -> E
     if path.is_dir():
         from linnaeus.pth._sharded import examine_directory  # here, since it stands upon this
 
-        return examine_directory(path, thoroughly=thoroughly)
+        return examine_directory(path, thoroughly=thoroughly, partly=partly)
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:
             head = os.pread(file.fileno(), HEAD_BYTES, 0)

@@ -47,6 +47,9 @@ class Source(Protocol):
     def fill(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], /) -> None:
         """Make the elements of tensors those of others, which are part of the content."""
 
+    def files_of(self, tensors: Iterable[torch.Tensor], /) -> set[str]:
+        """Return in which files of a directory tensors of the content, or views of them, are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class MappedFile:
@@ -110,6 +113,10 @@ class MappedFile:
 
     def ready(self, tensors: Iterable[torch.Tensor]) -> None:
         """Do nothing: what is mapped can be looked at."""
+
+    def files_of(self, tensors: Iterable[torch.Tensor]) -> set[str]:
+        """Return nothing: it is one file."""
+        return set()
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor lies in the mapped file."""
@@ -175,7 +182,7 @@ def mapped_file(path: Path) -> Iterator[Source]:
 def _lazy(path: Path) -> Lazy:
     from linnaeus.pth._sharded_load import Lazy
 
-    found = examine(path)
+    found = examine(path, partly=True)  # what a rank does not need may be with other nodes
     found.require_safe()
     assert found.sharded is not None  # noqa: S101 - it was found to be one
     return Lazy(found.sharded)

@@ -113,14 +113,19 @@ class PartedTensor(StoredTensor):
             in_part = [low - at for (low, _), at in zip(common, part.offsets, strict=True)]
             _read_region(self._part(part), in_part, target[in_target])
 
-    def check(self) -> None:
-        """Look at the archive of every part.
+    def files_of(self, starts: Sequence[int], shape: Sequence[int]) -> set[str]:
+        """Return in which files a box of it is kept."""
+        return {one.place.file for one in self.entry.parts if _common(starts, shape, one) is not None}
+
+    def check(self, absent: frozenset[str] = frozenset()) -> None:
+        """Look at the archive of every part, but for those in files that are not here.
 
         Raises:
             CheckpointInvalidError: One is damaged, or not what the metadata says.
         """
         for part in self.entry.parts:
-            self._part(part)
+            if part.place.file not in absent:
+                self._part(part)
 
     def has_sums(self) -> bool:
         """Tell whether torch recorded a CRC-32 of its bytes."""

@@ -60,7 +60,7 @@ def save_together(
     recycled: Recycled | None = None,
     held: Held | None = None,
     torn: str | None = None,
-    publish: Callable[[Path], None] | None = None,
+    publish: Callable[[Path], object] | None = None,
 ) -> int:
     """Write one file from all ranks; call it on every rank. What `save` promises holds here too.
 

@@ -53,16 +53,16 @@ class Writer:
     Args:
         directory: Where to.
         plan: What there is.
-        rank: Whose files these are, by which they are called.
+        label: Whose files these are, by which they are called; begins with the rank.
         durable: Wait for each to be on disk.
         most_bytes: How large a file may be.
     """
 
     def __init__(
-        self, directory: Path, plan: Plan, rank: int, *, durable: bool, most_bytes: int = BLOCK_BYTES
+        self, directory: Path, plan: Plan, label: str, *, durable: bool, most_bytes: int = BLOCK_BYTES
     ) -> None:
         self.sums: dict[str, FileSum] = {}
-        self._plan, self._rank, self._count, self._most_bytes = plan, rank, 0, most_bytes
+        self._plan, self._label, self._count, self._most_bytes = plan, label, 0, most_bytes
         self._files = _SummedFiles(self.sums)
         self._writer = _Engine(directory, sync_files=durable)
         self._writer.fs = self._files
@@ -90,7 +90,7 @@ class Writer:
     def _write(self, items: list[WriteItem], planner: SavePlanner) -> list[WriteResult]:
         if not items:
             return []
-        plan = SavePlan(items, storage_data=_StoragePrefix(f"__{self._rank}_{self._count}_"))
+        plan = SavePlan(items, storage_data=_StoragePrefix(f"__{self._label}_{self._count}_"))
         self._count += 1
         try:
             return self._writer.write_data(plan, planner).wait()
@@ -113,11 +113,12 @@ def _kept(number: int, offsets: list[int] | None, shape: list[int], result: Writ
 
 
 def _batches(blocks: Iterable[Block], plan: Plan, most_bytes: int) -> Iterator[list[Block]]:
+    """Yield what goes into one file each; what all ranks will read and what few will are not mixed."""
     batch: list[Block] = []
     room = most_bytes
     for block in blocks:
         size = block.num_elements * _of(plan, block.number).dtype.itemsize
-        if batch and size > room:
+        if batch and (size > room or block.is_split != batch[-1].is_split):
             yield batch
             batch, room = [], most_bytes
         batch.append(block)

@@ -30,12 +30,16 @@ BLOCK_BYTES = 64 << 20
 
 
 class Block(NamedTuple):
-    """A box of entry `number` that this rank writes; `source` gives its elements when they are written."""
+    """A box of entry `number` that this rank writes; `source` gives its elements when they are written.
+
+    `is_split` tells that ranks have different parts of the entry, so that few of them will read this one.
+    """
 
     number: int
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
     source: Callable[[], torch.Tensor]
+    is_split: bool = False
 
     @property
     def num_elements(self) -> int:
@@ -96,7 +100,7 @@ class Plan:
     def blocks(
         self, shares: Shares, rank: int, world_size: int, most_bytes: int = BLOCK_BYTES
     ) -> Iterator[Block]:
-        """Yield what a rank writes, in blocks of at most so many bytes.
+        """Yield what a rank writes, in blocks of at most so many bytes; first what every rank will read.
 
         Raises:
             RefusedError: Several ranks have parts of memory that several tensors share.
@@ -105,16 +109,25 @@ class Plan:
         for number, spot in enumerate(self.spots):
             if spot is not None:
                 inside.setdefault(spot.storage.key, []).append(number)
-        for key, piece in shares.pieces(self.storages, rank, world_size):
-            numbers = inside.get(key, [])
-            spots = [spot for number in numbers if (spot := self.spots[number]) is not None]
-            if len(spots) == 1 and (order := order_of(spots[0])) is not None:
-                yield from _of_piece(numbers[0], spots[0], order, piece, most_bytes)
-            elif piece.start or piece.size_bytes != spots[0].storage.size_bytes:
-                raise RefusedError(f"{self.names[numbers[0]]} shares memory that several ranks hold")
-            else:
-                for number, spot in zip(numbers, spots, strict=True):
-                    yield from _cut(number, _tensor_of(piece.source, spot), most_bytes)
+        split = {one.key for one in self.storages if shares.kind(one.source) == "split"}
+        ordered = sorted(self.storages, key=lambda storage: storage.key in split)
+        for key, piece in shares.pieces(ordered, rank, world_size):
+            for block in self._of(key, piece, inside, most_bytes):
+                yield block._replace(is_split=key in split)
+
+    def _of(
+        self, key: int, piece: Piece, inside: Mapping[int, list[int]], most_bytes: int
+    ) -> Iterator[Block]:
+        """Yield the blocks of a piece of a storage."""
+        numbers = inside.get(key, [])
+        spots = [spot for number in numbers if (spot := self.spots[number]) is not None]
+        if len(spots) == 1 and (order := order_of(spots[0])) is not None:
+            yield from _of_piece(numbers[0], spots[0], order, piece, most_bytes)
+        elif piece.start or piece.size_bytes != spots[0].storage.size_bytes:
+            raise RefusedError(f"{self.names[numbers[0]]} shares memory that several ranks hold")
+        else:
+            for number, spot in zip(numbers, spots, strict=True):
+                yield from _cut(number, _tensor_of(piece.source, spot), most_bytes)
 
 
 def order_of(spot: Spot) -> list[int] | None:

@@ -21,6 +21,7 @@ from linnaeus.pth._commit_file import (
     FileSum,
     check_digests,
     check_sizes,
+    incomplete,
     parse_commit,
     read_commit,
     size_of,
@@ -40,11 +41,19 @@ _SCALARS = (str, int, float, bool)
 
 @dataclass(frozen=True, slots=True)
 class Sharded:
-    """What a directory holds; `commit` is None where linnaeus did not write it."""
+    """What a directory holds.
+
+    Attributes:
+        path: The directory.
+        index: What its metadata tells.
+        commit: What its commit file tells; None where linnaeus did not write it.
+        absent: The files that are with other nodes.
+    """
 
     path: Path
     index: Index
     commit: Commit | None
+    absent: frozenset[str] = frozenset()
 
     def parted(self, name: str) -> PartedTensor:
         """Return a tensor by its name in the metadata."""
@@ -55,11 +64,16 @@ class Sharded:
         return self.index.paths.get(name, (name,))
 
 
-def open_directory(path: Path) -> Sharded:
+def open_directory(path: Path, *, partly: bool = False) -> Sharded:
     """Read what a directory holds, and check that commit file, metadata and sizes tell the same.
+
+    Args:
+        path: The directory.
+        partly: Take also a part of a checkpoint, whose other files are with other nodes.
 
     Raises:
         CorruptCheckpointError: It was never finished, or is damaged.
+        IncompleteCheckpointError: It is a part.
         UnsafeCheckpointError: Its metadata asks for code.
         UnsupportedFormatError: It is no checkpoint, or of a newer version.
         CheckpointInvalidError: It can't be read.
@@ -76,9 +90,10 @@ def open_directory(path: Path) -> Sharded:
             found=f"neither {COMMIT} nor {METADATA} in it",
             supported=f"directories that linnaeus or {PLAIN} wrote",
         )
-    if commit is not None:
-        check_sizes(path, commit.files)
-    directory = Sharded(path, read_index(path), commit)
+    absent = [] if commit is None else check_sizes(path, commit.files, commit.num_directories)
+    if commit is not None and absent and not partly:
+        raise incomplete(path, commit, absent)
+    directory = Sharded(path, read_index(path), commit, frozenset(absent))
     _check_places(directory)
     if commit is not None:
         _check_names(directory, commit)
@@ -91,6 +106,8 @@ def _check_places(directory: Sharded) -> None:
     for place in places_of(directory.index):
         ends[place.file] = max(ends.get(place.file, 0), place.offset + place.length)
     for name, end in ends.items():
+        if name in directory.absent:
+            continue
         try:
             found = (directory.path / name).stat().st_size
         except FileNotFoundError as error:
@@ -122,17 +139,18 @@ def _check_names(directory: Sharded, commit: Commit) -> None:
             )
 
 
-def examine_directory(path: Path, *, thoroughly: bool = False) -> Examination:
+def examine_directory(path: Path, *, thoroughly: bool = False, partly: bool = False) -> Examination:
     """Say what a directory is; as `examine`.
 
     Args:
         path: The directory.
         thoroughly: Read also every tensor's own archive, though not its bytes.
+        partly: As for `open_directory`.
     """
-    directory = open_directory(path)
+    directory = open_directory(path, partly=partly)
     if thoroughly:
         for name in directory.index.tensors:
-            directory.parted(name).check()
+            directory.parted(name).check(directory.absent)
     if directory.commit is None:
         return _examined_plain(directory)
     document, files = directory.commit.document, directory.commit.files
@@ -174,8 +192,11 @@ def glance_sharded(name: str, data: bytes, sizes: Mapping[str, int]) -> Descript
     )
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the files of a directory of ours, the commit file last, in the order in which to copy them.
+def files_told_of(path: Path) -> dict[str, FileSum]:
+    """Return what the files of a directory of ours must be, also those that are with other nodes.
+
+    They are in the order in which to copy them: what tells of all others comes last, the commit file at the
+    very end.
 
     Raises:
         CheckpointInvalidError: It has no good commit file.
@@ -183,7 +204,9 @@ def files_of(path: Path) -> list[Path]:
     commit = read_commit(path)
     if commit is None:
         raise CorruptCheckpointError(path=str(path), problem="it was never finished", record=COMMIT)
-    return [path / name for name in commit.files] + [path / COMMIT]
+    files = dict(commit.files)
+    last = {METADATA: files.pop(METADATA)} if METADATA in files else {}
+    return files | last | {COMMIT: _sum_of(path / COMMIT)}
 
 
 def sums_of(path: Path, names: Collection[str] | None = None) -> dict[str, FileSum]:
@@ -274,7 +297,8 @@ def check_content(directory: Sharded) -> None:
         CheckpointInvalidError: A file can't be read.
     """
     if directory.commit is not None:
-        check_digests(directory.path, directory.commit.files)
+        here = {n: one for n, one in directory.commit.files.items() if n not in directory.absent}
+        check_digests(directory.path, here)
         return
     for name in directory.index.tensors:
         directory.parted(name).check_sums()

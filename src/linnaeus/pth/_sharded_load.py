@@ -103,6 +103,12 @@ class Lazy:
             if self.holds(tensor):
                 self._storages[tensor.untyped_storage()._cdata].read(tensor)
 
+    def files_of(self, tensors: Iterable[torch.Tensor]) -> set[str]:
+        """Return in which files tensors of the content, or views of them, are kept."""
+        held = [tensor for tensor in tensors if self.holds(tensor)]
+        kept = [(self._storages[tensor.untyped_storage()._cdata], tensor) for tensor in held]
+        return {name for one, tensor in kept for name in one.files_of(tensor)}
+
     def all_ready(self) -> None:
         """Read everything; raises CheckpointInvalidError."""
         for kept in self._storages.values():
@@ -197,6 +203,15 @@ class _Kept:
             return
         self._inside[0][0].read_box(starts, view.detach())
         self._have.add(have)
+
+    def files_of(self, view: torch.Tensor) -> set[str]:
+        """Return in which files is kept what a view shows."""
+        if not view.numel():
+            return set()
+        starts = self._box(view)
+        if starts is None:
+            return {name for one, _ in self._inside for name in one.files_of([0] * len(one.shape), one.shape)}
+        return self._inside[0][0].files_of(starts, tuple(view.shape))
 
     def _box(self, view: torch.Tensor) -> list[int] | None:
         """Return where a view begins in the tensor that is kept here, if it is a box of it."""

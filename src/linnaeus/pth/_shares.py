@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # A rank's part of what all hold alike ends at a multiple of this, so that no two write the same page.
 _BLOCK_BYTES = 4096
+_LITTLE_BYTES = 1 << 20
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _SUM = struct.Struct("<IQQI")
 
@@ -122,6 +123,8 @@ def _all_of(storage: torch.UntypedStorage) -> _Kept:
 def even_ranges(sizes: Sequence[int], rank: int, world_size: int) -> list[tuple[int, int]]:
     """Return for each storage the (start, end) of a rank's part, all parts together being equally large."""
     total = sum(sizes)
+    if total <= _LITTLE_BYTES:  # not worth a piece, and a look at every rank's file, for each
+        return [(0, 0 if rank else size) for size in sizes]
     first, last = (
         min(total, math.ceil(total * bound / world_size / _BLOCK_BYTES) * _BLOCK_BYTES)
         for bound in (rank, rank + 1)

@@ -66,7 +66,7 @@ class Session:
         durable: bool,
         held: Held | None,
         torn: str | None,
-        publish: Callable[[Path], None] | None,
+        publish: Callable[[Path], object] | None,
     ) -> None:
         self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
         self._held, self._publish = held, publish or self._commit

@@ -49,19 +49,21 @@ class VerifyReport:
         }
 
 
-def require_valid(path: str | os.PathLike[str], *, content: bool = True) -> Examination:
+def require_valid(path: str | os.PathLike[str], *, content: bool = True, partly: bool = False) -> Examination:
     """Check that a file is a whole, safe checkpoint.
 
     Args:
         path: The file.
         content: Also read every byte and compare it with its checksum, where the format has one.
+        partly: Of a directory of shards, take also the part that a node without a shared directory has.
 
     Raises:
         CorruptCheckpointError: It is damaged.
+        IncompleteCheckpointError: It is a part.
         UnsafeCheckpointError: It asks for code.
         UnsupportedFormatError: It is something else than a checkpoint.
     """
-    examination = examine(Path(path), thoroughly=content)
+    examination = examine(Path(path), thoroughly=content, partly=partly)
     examination.require_safe()
     if content and examination.sharded is not None:
         check_content(examination.sharded)
@@ -110,16 +112,19 @@ def _require_finite(examination: Examination) -> None:
         )
 
 
-def verify(path: str | os.PathLike[str], *, content: bool = True, finite: bool = False) -> VerifyReport:
+def verify(
+    path: str | os.PathLike[str], *, content: bool = True, finite: bool = False, partly: bool = False
+) -> VerifyReport:
     """Examine a file and report what was found; a bad file is a finding, not an exception.
 
     Args:
         path: The file.
         content: Also compare every byte with its checksum, where the format has one.
         finite: Also look for NaN and infinities in floating tensors.
+        partly: Of a directory of shards, take also the part that a node without a shared directory has.
     """
     try:
-        found = require_valid(path, content=content)
+        found = require_valid(path, content=content, partly=partly)
         if finite:
             _require_finite(found)
     except CheckpointInvalidError as error:

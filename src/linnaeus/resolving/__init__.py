@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         verify_cache,
     )
     from linnaeus.resolving._fetch import fetch_from
-    from linnaeus.resolving._fetch_sharded import fetch_sharded
+    from linnaeus.resolving._fetch_sharded import complete_sharded, fetch_sharded
     from linnaeus.resolving._locking import lock, names_in
     from linnaeus.resolving._passing import facts_of, pass_files, pass_on
     from linnaeus.resolving._pins import read_lock, split_pin
@@ -36,6 +36,7 @@ __all__ = [
     "all_there",
     "cached_files",
     "check_name",
+    "complete_sharded",
     "describe",
     "describe_there",
     "drop_unfinished",
@@ -71,6 +72,7 @@ _LATER = {
     "plan_eviction": "_cache",
     "verify_cache": "_cache",
     "fetch_from": "_fetch",
+    "complete_sharded": "_fetch_sharded",
     "fetch_sharded": "_fetch_sharded",
     "lock": "_locking",
     "names_in": "_locking",

@@ -15,10 +15,12 @@ from linnaeus import pth
 from linnaeus.errors import (
     CheckpointInvalidError,
     CheckpointNotFoundError,
+    CorruptCheckpointError,
     InsufficientSpaceError,
     SaveError,
 )
 from linnaeus.files import (
+    commit,
     file_digest,
     fsync_file,
     is_out_of_space,
@@ -70,9 +72,7 @@ def fetch_sharded(remote: Remote, name: str, final: Path, *, progress: Progress 
         _bring(remote, files, temporary, progress)
         admit_directory(temporary, final, f"{name} as it arrived from {remote.place}", expected=None)
     except OSError as error:
-        if is_out_of_space(error):
-            raise InsufficientSpaceError(path=str(final), problem="the disk is full") from error
-        raise SaveError(path=str(final), problem=error.strerror or str(error)) from error
+        raise _not_written(final, error) from error
     finally:
         remove(temporary)
     num_bytes = sum(file.size_bytes for file in files)
@@ -80,6 +80,60 @@ def fetch_sharded(remote: Remote, name: str, final: Path, *, progress: Progress 
         "fetched %s from %s: %d bytes in %.1f s", name, remote.place, num_bytes, time.monotonic() - started
     )
     return final
+
+
+def complete_sharded(remote: Remote, name: str, final: Path, *, progress: Progress | None = None) -> bool:
+    """Fetch what a part of a checkpoint lacks, if the bucket has the same checkpoint; then check all of it.
+
+    Args:
+        remote: Where it is.
+        name: Its name there.
+        final: The part.
+        progress: Called now and then, for each file.
+
+    Returns:
+        False where this can't be: there is another one of that name, or what is here is damaged.
+
+    Raises:
+        CheckpointInvalidError: What arrived is damaged.
+        RemoteError: The bucket refused or can't be reached.
+        SaveError: It can't be written here.
+    """
+    ours = (final / pth.COMMIT).read_bytes()
+    with remote.session() as session:
+        there = session.stat(f"{name}/{pth.COMMIT}")
+        if there is None or session.read(there.name, 0, there.size_bytes) != ours:
+            return False
+    sums = pth.files_told_of(final)
+    missing = [one for one in sums if not (final / one).exists()]
+    try:
+        sweep_abandoned(final)
+        require_space(final, sum(sums[one].size_bytes for one in missing))
+        for one in missing:
+            _bring_one(remote, f"{name}/{one}", final / one, sums[one].sha256, progress)
+    except OSError as error:
+        raise _not_written(final, error) from error
+    return pth.verify(final).ok
+
+
+def _bring_one(remote: Remote, name: str, final: Path, sha256: str, progress: Progress | None) -> None:
+    arriving = temporary_name(final)
+    try:
+        remote.fetch(name, arriving, progress=progress)
+        if file_digest(arriving, "sha256") != sha256:
+            raise CorruptCheckpointError(
+                path=f"{name} as it arrived from {remote.place}",
+                problem="its SHA-256 is not what the commit file says",
+            )
+        commit(arriving, final)
+    finally:
+        remove(arriving)
+
+
+def _not_written(path: Path, error: OSError) -> SaveError:
+    if is_out_of_space(error):
+        return InsufficientSpaceError(path=str(path), problem="the disk is full")
+    return SaveError(path=str(path), problem=error.strerror or str(error))
 
 
 def _bring(remote: Remote, files: list[RemoteFile], into: Path, progress: Progress | None) -> None:

@@ -72,12 +72,19 @@ def who_shares(directory: Path, job: Job, what: str) -> tuple[int, list[int]]:
     own = temporary_name(directory / f"{nonce}.{job.rank}")  # which is swept when this process is killed
     try:
         job.agree(what, lambda: _leave(own) if job.leads_node else None)
-        seen = [int(path.name.split(".")[2]) for path in directory.glob(f".{nonce}.*")]
-        mine = min(seen, default=job.rank)  # a node without a leader acts for itself
-        leaders = job.agree(what, lambda: [mine], merge=united)
+        seen = _seen(directory, nonce)
+        if not job.agree(what, lambda: bool(seen), merge=all):  # the launcher's nodes are not who sees it
+            job.agree(what, lambda: None if seen else _leave(own))
+            seen = seen or _seen(directory, nonce)
+        leaders = job.agree(what, lambda: [min(seen)], merge=united)
     finally:
         remove_file(own)
-    return mine, leaders
+    return min(seen), leaders
+
+
+def _seen(directory: Path, nonce: str) -> list[int]:
+    """Return the ranks whose marks are seen."""
+    return [int(path.name.split(".")[2]) for path in directory.glob(f".{nonce}.*")]
 
 
 def _leave(mark: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from linnaeus import pth
 from linnaeus.config import TrainConfig
 from linnaeus.distributed import Group
 from linnaeus.resuming._choose import Choice
-from linnaeus.state import Progress, RunParts, own_share, restore, tensors_in
+from linnaeus.state import Progress, RunParts, own_share, restore, streams_read, tensors_in
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ def bring_back(
     with pth.mapped_file(choice.path) as source:
         saved = source.content
         saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
-        # What tells how a rank's own part is made is read first, and then only that part.
-        source.ready(tensors_in({key: saved[key] for key in saved if key not in _SHARED}))
+        source.ready(tensors_in(_read_first(saved, group)))
         own = own_share(parts, saved, str(choice.path), group.rank, group.world_size)
         source.ready(tensors_in(own))
         missing = restore(
@@ -58,6 +58,28 @@ def bring_back(
     if missing:
         _log.warning("%s holds no %s: these start fresh", choice.path.name, ", ".join(missing))
     return progress, _measured(saved) if progress.in_validation else {}
+
+
+def needed_files(parts: RunParts, path: Path, group: Group) -> set[str]:
+    """Return which files of a directory of shards this rank restores its run from; nothing is read.
+
+    Raises:
+        CheckpointInvalidError: It can't be read.
+        ResumeMismatchError: It has other parameters.
+    """
+    with pth.mapped_file(path) as source:
+        saved = source.content
+        parted = {key: saved[key] for key in saved if key in _SHARED}
+        own = own_share(parts, parted, str(path), group.rank, group.world_size)
+        return source.files_of(tensors_in([own, _read_first(saved, group)]))
+
+
+def _read_first(saved: Mapping[str, Any], group: Group) -> list[Any]:
+    """Return what tells how a rank's own part is made, whatever that part is."""
+    told = {key: saved[key] for key in saved if key not in _SHARED and key != "rng"}
+    streams = saved.get("rng")
+    ranks = group.rank, group.world_size
+    return [told, [*streams_read(streams, *ranks)] if isinstance(streams, Mapping) else []]
 
 
 def _measured(saved: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from linnaeus.errors import CheckpointInvalidError
 from linnaeus.files import set_aside
 from linnaeus.remote import Remote, RemoteFile, Session
-from linnaeus.resolving import all_there, describe_there, fetch_from, fetch_sharded
+from linnaeus.resolving import all_there, complete_sharded, describe_there, fetch_from, fetch_sharded
 from linnaeus.runs import LATEST_LINK, SHARDED_SUFFIX, RunCheckpoint, numbers_in_name, read_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ def fetch_newer(
             return None, passed_over
         path = directory / found.name
         try:
+            if read_checkpoint(path).is_part and complete_sharded(remote, found.name, path):
+                return read_checkpoint(path), passed_over
             if path.exists():
                 _log.warning("moved %s aside to %s", path.name, set_aside(path, suffix).name)
             if found.name.endswith(SHARDED_SUFFIX):

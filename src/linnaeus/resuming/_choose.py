@@ -9,12 +9,12 @@ every start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from linnaeus import pth
-from linnaeus.errors import CheckpointInvalidError, RemoteError
+from linnaeus.errors import CheckpointInvalidError, IncompleteCheckpointError, RemoteError
 from linnaeus.files import set_aside
 from linnaeus.remote import Remote
 from linnaeus.resuming._bucket import fetch_newer
@@ -46,6 +46,7 @@ def choose(
     named: str | None,
     resolve: Callable[[str], Path],
     bucket: Remote | None = None,
+    whole: Collection[str] | None = None,
 ) -> Choice | None:
     """Return what to resume from, or None for a fresh start.
 
@@ -58,12 +59,13 @@ def choose(
         named: The checkpoint that the user names (`TRAIN.RESUME`).
         resolve: From a name to a local file.
         bucket: Where the run's checkpoints are copied to; None for nowhere.
+        whole: As for `choose_newest`.
 
     Raises:
         CheckpointInvalidError: All of the run's checkpoints, or the named one, are unusable.
         LinnaeusError: The named one can't be had; as `resolve` raises.
     """
-    own = choose_newest(directory, bucket) if auto else None
+    own = choose_newest(directory, bucket, whole=whole) if auto else None
     if named is None or (own is not None and own.checkpoint.source == named):
         return own
     path = resolve(named)
@@ -74,20 +76,28 @@ def choose(
     return Choice(found, f"TRAIN.RESUME names {named}")
 
 
-def choose_newest(directory: Path, bucket: Remote | None = None) -> Choice | None:
+def choose_newest(
+    directory: Path, bucket: Remote | None = None, *, whole: Collection[str] | None = None
+) -> Choice | None:
     """Return the newest valid checkpoint of a run, or None when it has none at all.
 
     What is newer in the bucket than here is fetched; a bucket that can't be asked is no reason to stop where
     there is a valid checkpoint here, and is one where there is none.
+
+    Args:
+        directory: The run's checkpoints.
+        bucket: Where they are copied to; None for nowhere.
+        whole: Of directories that hold parts of checkpoints, the names of those whose other parts other nodes
+            have, which are known to be good; the others are not looked at. Without it, a part is passed over.
 
     Raises:
         CheckpointInvalidError: There are some, and none is usable.
         RemoteError: There is none here, and the bucket can't be asked.
     """
     if bucket is None:
-        return _choose_here(directory)
+        return _choose_here(directory, whole)
     try:
-        here, all_bad = _choose_here(directory), None
+        here, all_bad = _choose_here(directory, whole), None
     except CheckpointInvalidError as error:
         here, all_bad = None, error
     try:
@@ -111,13 +121,16 @@ def choose_newest(directory: Path, bucket: Remote | None = None) -> Choice | Non
     return here
 
 
-def _choose_here(directory: Path) -> Choice | None:
+def _choose_here(directory: Path, whole: Collection[str] | None) -> Choice | None:
     candidates = list_checkpoints(directory)
+    if whole is not None:
+        candidates = [one for one in candidates if not one.is_part or one.name in whole]
     passed_over: list[tuple[Path, CheckpointInvalidError]] = []
     for candidate in candidates:
-        problem = candidate.problem or _damage(candidate.path)
+        is_known = candidate.is_part and whole is not None
+        problem = candidate.problem or (None if is_known else _damage(candidate.path))
         if problem is None:
-            _move_aside([path for path, _ in passed_over])
+            _move_aside([p for p, error in passed_over if not isinstance(error, IncompleteCheckpointError)])
             return Choice(
                 candidate, "the newest valid one of this run", tuple(str(e) for _, e in passed_over)
             )

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from linnaeus import pth
 from linnaeus.distributed import Group
 from linnaeus.errors import CheckpointNotFoundError
 from linnaeus.remote import Remote
-from linnaeus.resuming._choose import Choice, choose
-from linnaeus.resuming._everywhere import Nodes, digest_of_end, meet_nodes
+from linnaeus.resuming._apart import move_aside_newer
+from linnaeus.resuming._choose import ASIDE_SUFFIX, Choice, choose
+from linnaeus.resuming._everywhere import alone, digest_of, meet_nodes
 from linnaeus.runs import read_checkpoint
 
 
@@ -23,6 +23,7 @@ def choose_together(
     named: str | None,
     resolve: Callable[[str], Path],
     bucket: Remote | None = None,
+    needed: Callable[[Path], set[str]] | None = None,
 ) -> Choice | None:
     """Return what to resume from, the same on every rank; call it on every rank.
 
@@ -34,6 +35,8 @@ def choose_together(
         named: As for `choose`.
         resolve: As for `choose`; called on every rank, or on none.
         bucket: As for `choose`; rank 0's.
+        needed: Returns which files of a directory of shards this rank will read, so that its node need not
+            have the others; None for all.
 
     Raises:
         LinnaeusError: What `choose` raised, on every rank.
@@ -43,7 +46,7 @@ def choose_together(
 
     def decide(resolve: Callable[[str], Path]) -> dict[str, Any] | None:
         try:
-            choice = choose(directory, auto=auto, named=named, resolve=resolve, bucket=bucket)
+            choice = choose(directory, auto=auto, named=named, resolve=resolve, bucket=bucket, whole=whole)
         except _WantedError:
             return {"wanted": True}
         if choice is None:
@@ -52,15 +55,17 @@ def choose_together(
             "wanted": False,
             "path": str(choice.path),
             "own": choice.path.parent == directory,
-            "digest": digest_of_end(choice.path) if nodes.are_apart else None,
+            "digest": digest_of(choice.path) if nodes.are_apart else None,
             "reason": choice.reason,
             "passed_over": [*choice.passed_over],
-            "size_bytes": pth.size_of(choice.path),
+            "order": [*choice.checkpoint.order],
+            "size_bytes": choice.checkpoint.size_bytes,
         }
 
     if group.world_size == 1:
         return choose(directory, auto=auto, named=named, resolve=resolve, bucket=bucket)
-    nodes = meet_nodes(group, directory) if auto else Nodes(group, directory, [0])
+    nodes = meet_nodes(group, directory, needed) if auto else alone(group, directory)
+    whole = nodes.whole if nodes.are_apart else None
     found = group.decide_once("which checkpoint to resume", lambda: decide(_want))
     fetched: Path | None = None
     if found is not None and found["wanted"] and named is not None:
@@ -74,10 +79,13 @@ def choose_together(
     if found["own"] and nodes.are_apart:
         nodes.share(path.name, 0, found["digest"])
         path = directory / path.name
+        if nodes.leads:
+            move_aside_newer(directory, found["order"], ASIDE_SUFFIX)
     elif fetched is not None and not found["own"]:
         path = fetched  # as this rank spells it
     group.agree(f"looking at {path}", lambda: _require_same(path, found["size_bytes"], group.rank))
-    return Choice(read_checkpoint(path), found["reason"], found["passed_over"])
+    passed_over = [*nodes.passed_over, *found["passed_over"]]
+    return Choice(read_checkpoint(path), found["reason"], passed_over)
 
 
 class _WantedError(Exception):
@@ -90,7 +98,7 @@ def _want(name: str) -> Path:
 
 def _require_same(path: Path, size_bytes: int, rank: int) -> None:
     """Check that this rank sees the file that rank 0 saw, not another of its name on another disk."""
-    seen = pth.size_of(path) if path.exists() else None
+    seen = read_checkpoint(path).size_bytes if path.exists() else None
     if seen != size_bytes:
         what = "there is no such file" if seen is None else f"its size is {seen}, not {size_bytes} bytes"
         raise CheckpointNotFoundError(

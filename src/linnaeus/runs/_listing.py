@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ class RunCheckpoint:
         is_pinned: Whether the user wants it kept.
         write_seconds: How long the save before it took, as far as its run knew.
         problem: Why it can't be used; None for a file whose structure is whole.
+        num_directories: Into how many directories, of nodes that share none, it was written.
+        absent: The files that are in another one of these.
     """
 
     path: Path
@@ -50,6 +52,8 @@ class RunCheckpoint:
     is_pinned: bool = False
     write_seconds: float | None = None
     problem: CheckpointInvalidError | None = None
+    num_directories: int = 1
+    absent: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -60,6 +64,11 @@ class RunCheckpoint:
     def is_usable(self) -> bool:
         """Whether its structure is whole."""
         return self.problem is None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether other nodes have the rest of it."""
+        return bool(self.absent)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -132,6 +141,8 @@ def _ours(path: Path, found: pth.Brief) -> RunCheckpoint:
         resumed_from=about["resumed_from"] if isinstance(about.get("resumed_from"), str) else None,
         write_seconds=_write_seconds(about.get("saving")),
         run=about["run"] if isinstance(about.get("run"), str) else None,
+        num_directories=found.num_directories,
+        absent=found.absent,
     )
 
 

@@ -24,7 +24,7 @@ from linnaeus.remote import Progress, Remote, RemoteFile, Session
 from linnaeus.resolving import all_there, describe_there, sharded_there
 from linnaeus.runs import LATEST_LINK, RunCheckpoint, checkpoint_of, list_checkpoints, numbers_in_name
 from linnaeus.saving._retention import Retention, decide
-from linnaeus.saving._send import delete, send
+from linnaeus.saving._send import delete, send, shards_there
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class Copies:
         elsewhere = [self._describe(session, file) for name, file in there.items() if name not in names]
         self._elsewhere = [c for c in elsewhere if self.is_ours(c)]
         absent = [c for c in self._wanted(local) if not self._has_arrived(session, c, there.get(c.path.name))]
+        absent = [c for c in absent if not (c.is_part and self._waits_for_others(session, c))]
         return Waiting(tuple(in_order(absent, self.retention)))
 
     def _wanted(self, local: Sequence[RunCheckpoint]) -> list[RunCheckpoint]:
@@ -146,6 +147,12 @@ class Copies:
                 return False
             self._same[local.path.name] = identity, _version(there)
         return True
+
+    def _waits_for_others(self, session: Session, part: RunCheckpoint) -> bool:
+        """Tell whether this node's part has arrived, and not yet all that other nodes have."""
+        there = shards_there(session, part.path, part.name)
+        *shards, _, _ = pth.files_told_of(part.path)
+        return {*shards} - {*part.absent} <= there < {*shards}
 
     def _is_same(self, session: Session, path: Path, known: RemoteFile) -> bool:
         """Compare by the bucket's digest; where it keeps none, by what both files say of themselves.

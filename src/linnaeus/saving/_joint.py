@@ -285,18 +285,31 @@ class _Turn:
         assert share is not None  # noqa: S101 - what ranks save always has one
         torn = _presummed(share)
 
-        def publish(temporary: Path) -> None:
+        def publish(temporary: Path) -> list[str]:
             permit()
             self._saver.publish(temporary, job.path)
+            if self.rank != 0:  # a part, which is one of a checkpoint when rank 0's is there
+                return []
             self._saver.announce()
             permit()
-            self._saver.retain(job)
+            return self._saver.retain(job)
+
+        def follow(kept: list[str]) -> None:
+            self._saver.announce()
+            permit()
+            self._saver.follow(job.path, kept)
 
         positions = gathered_positions(share, self)
         content, shares = share.whole(positions)
         if job.path.suffix == pth.SHARDED:
             return pth.save_sharded(
-                content, job.path, shares=shares, ranks=self, about=job.about, publish=publish
+                content,
+                job.path,
+                shares=shares,
+                ranks=self,
+                about=job.about,
+                publish=publish,
+                follow=follow,
             )
         return pth.save_together(
             content,

@@ -65,6 +65,7 @@ class Saver:
         self._on_commit = on_commit
         self._owed = owed
         self._last: tuple[Path, Mapping[str, str]] | None = None
+        self._followed: tuple[Path, Sequence[str]] | None = None
         self._made: dict[Path, int] = {}
         self._spare: Recycled | None = None
 
@@ -176,14 +177,17 @@ class Saver:
             self._made[path] = path.stat().st_ino
         return pth.size_of(path)
 
-    def retain(self, job: Job) -> None:
+    def retain(self, job: Job) -> list[str]:
         """Point the links and remove what no rule keeps, now that the new checkpoint is there.
+
+        Returns:
+            The names of those that stay.
 
         Raises:
             SaveError: The system refused.
         """
         try:
-            self._tidy(job.path, job.protected)
+            return self._tidy(job.path, job.protected)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -193,6 +197,8 @@ class Saver:
         Raises:
             SaveError: The system refused.
         """
+        if self._followed is not None:
+            self.follow(*self._followed)
         if self._last is not None:
             self._made.clear()  # there is no next save whose blocks they could be
             try:
@@ -200,7 +206,30 @@ class Saver:
             except OSError as error:
                 raise self._failed(error) from error
 
-    def _tidy(self, newest: Path, protected: Mapping[str, str]) -> None:
+    def follow(self, newest: Path, kept: Sequence[str]) -> None:
+        """Do in a directory that only this node sees what was done in rank 0's: keep parts of the same ones.
+
+        Args:
+            newest: The checkpoint just saved.
+            kept: The names that rank 0's directory keeps.
+
+        Raises:
+            SaveError: The system refused.
+        """
+        try:
+            found = list_checkpoints(self.directory)
+            owed = self._owed(found)
+            self._followed = (newest, kept) if owed else None
+            stay = [c for c in found if not c.is_part or c.name in {newest.name, *kept, *owed}]
+            point_links(self.directory, newest.name, stay, self.retention)
+            for checkpoint in found:
+                if checkpoint not in stay:
+                    remove(checkpoint.path)
+                    _log.info("pruned this node's part of %s", checkpoint.name)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _tidy(self, newest: Path, protected: Mapping[str, str]) -> list[str]:
         found = list_checkpoints(self.directory)
         owed = self._owed(found)
         self._last = (newest, protected) if owed else None
@@ -211,6 +240,7 @@ class Saver:
             if not verdict.keep:
                 self._remove(verdict.checkpoint.path)
                 _log.info("pruned %s: %s", verdict.checkpoint.name, verdict.reason)
+        return [checkpoint.name for checkpoint in kept]
 
     def _remove(self, path: Path) -> None:
         inode = self._made.pop(path, None)

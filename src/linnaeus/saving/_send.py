@@ -1,7 +1,9 @@
 """Send one checkpoint to a bucket, and prove that what stands there is it: a file, or a directory of shards.
 
 A directory is a folder there. Its commit file is sent last, when every other file is proven to be there, and
-is removed first; so a folder with a commit file is always whole, and one without is no checkpoint.
+is removed first; so a folder with a commit file is always whole, and one without is no checkpoint. Of nodes
+that share no directory each sends its part, and whoever then sees all parts there sends the commit file: the
+names of shards are new with every save, so that those of an older one can't be taken for them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def send(
     *,
     mark: str = "",
 ) -> None:
-    """Send a checkpoint, replacing what is there.
+    """Send a checkpoint, replacing what is there; of a part, what is here.
 
     Args:
         remote: Where to.
@@ -51,18 +53,34 @@ def send(
             if held != path:
                 remove_file(held)
         return
-    files = pth.files_of(path)
-    there = {file.name: file for file in session.folder(name)}
-    if f"{name}/{pth.COMMIT}" in there:
-        session.delete(f"{name}/{pth.COMMIT}")  # before anything beside it is changed
-    for file in files:
+    *shards, metadata, commit = pth.files_told_of(path)
+    there = {file.name for file in session.folder(name)}
+    if f"{name}/{commit}" in there:
+        ours = (path / commit).read_bytes()
+        if session.read(f"{name}/{commit}", 0, len(ours)) == ours:  # by the others, this moment
+            return
+        session.delete(f"{name}/{commit}")  # before anything beside it is changed
+    for file in (path / shard for shard in shards):
+        if not file.exists():  # it is with another node
+            continue
         one = f"{name}/{file.name}"
         known = session.stat(one) if one in there else None
         # What an earlier try has sent need not be sent again, where the bucket can prove it.
         if known is None or not known.digests or not _is_there(file, known, same):
             _send_file(remote, session, file, one, same, progress, mark)
-    for stale in there.keys() - {f"{name}/{file.name}" for file in files}:
+    if {*shards} - shards_there(session, path, name):
+        return
+    for last in (metadata, commit):
+        _send_file(remote, session, path / last, f"{name}/{last}", same, progress, mark)
+    for stale in there - {f"{name}/{one}" for one in (*shards, metadata, commit)}:
         session.delete(stale)
+
+
+def shards_there(session: Session, path: Path, name: str) -> set[str]:
+    """Return which shards of a directory have arrived in the folder of that name, other nodes' too."""
+    there = {file.name: file.size_bytes for file in session.folder(name)}
+    *shards, _, _ = pth.files_told_of(path).items()
+    return {shard for shard, told in shards if there.get(f"{name}/{shard}") == told.size_bytes}
 
 
 def delete(session: Session, name: str) -> None:

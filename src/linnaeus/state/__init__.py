@@ -12,6 +12,7 @@ from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
+from linnaeus.state._rng_of_ranks import streams_read
 from linnaeus.state._shards import own_box, tensors_in
 from linnaeus.state._share import Share
 from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
@@ -35,6 +36,7 @@ __all__ = [
     "restore",
     "restore_rng",
     "share_of",
+    "streams_read",
     "take_snapshot",
     "tensors_in",
 ]

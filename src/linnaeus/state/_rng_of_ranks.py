@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from linnaeus.pth import Piece, Shares
 from linnaeus.state._rng import capture_rng
+from linnaeus.state._shards import tensors_in
 
 RANKS = "ranks"
 
@@ -29,6 +30,16 @@ def share_rng(rows: Mapping[str, torch.Tensor], shares: Shares, rank: int, world
 def _table(row: torch.Tensor, shares: Shares, rank: int, world_size: int) -> torch.Tensor:
     pieces = [Piece(rank * row.nbytes, row)]
     return shares.split((world_size, *row.shape), row.dtype, lambda: pieces)
+
+
+def streams_read(saved: Mapping[str, Any], rank: int, world_size: int) -> Iterator[torch.Tensor]:
+    """Yield what `own_rng` and `fresh_rng` look at, to be read before."""
+    if RANKS not in saved:
+        yield from tensors_in(saved)
+    elif saved[RANKS] == world_size:
+        yield from (table[rank : rank + 1] for table in saved["streams"].values())
+    else:
+        yield saved["streams"]["torch"][:1]
 
 
 def own_rng(saved: Mapping[str, Any], rank: int, world_size: int) -> Mapping[str, Any] | None:
