@@ -28,37 +28,24 @@ from linnaeus.files import (
 )
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._commit_file import COMMIT, FileSum, compose_commit, size_of
-from linnaeus.pth._save_together import Ranks
+from linnaeus.pth._held import Held, Stillness, all_torn, require_still
+from linnaeus.pth._ranks import Alone, Ranks
 from linnaeus.pth._shares import Shares
 from linnaeus.pth._told import Wording, same, told
 
 if TYPE_CHECKING:
     from linnaeus.pth._shard_files import Kept, Writer
     from linnaeus.pth._shard_plan import Block, Plan, Spot
+    from linnaeus.pth._tape import Tapes
 
+# What is read at a time of memory that may change, so much more than which is never held.
+_HELD_BYTES = 16 << 20
 _WORDING = Wording(
     whole="a directory of shards",
     instead="Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth.",
     made="directory",
     unseen="Each rank writes files of its own, but into one directory that all of them see.",
 )
-
-
-class Alone:
-    """The only process, for saves that no other takes part in."""
-
-    rank, world_size = 0, 1
-
-    def agree(
-        self,
-        _: str,
-        act: Callable[[], Any],
-        *,
-        merge: Callable[[list[Any]], Any] = lambda many: many[0],
-        conclude: Callable[[Any], Any] = lambda merged: merged,
-    ) -> Any:
-        """Act, and conclude."""
-        return conclude(merge([act()]))
 
 
 def save_sharded(
@@ -69,6 +56,7 @@ def save_sharded(
     ranks: Ranks | None = None,
     about: Mapping[str, Any] | None = None,
     durable: bool = True,
+    held: Held | None = None,
     publish: Callable[[Path], None] | None = None,
 ) -> int:
     """Write a directory of shards that `torch.distributed.checkpoint` reads; call it on every rank.
@@ -80,6 +68,7 @@ def save_sharded(
         ranks: All ranks; None for one process.
         about: What it shall say of itself; rank 0's.
         durable: Wait until the bytes are on disk.
+        held: How to read this rank's pieces, when they may change meanwhile.
         publish: On rank 0: makes the finished directory, which is on disk, what `path` names. By default it
             is renamed.
 
@@ -89,9 +78,10 @@ def save_sharded(
     Raises:
         SaveError: `obj` holds something that a directory can't, the ranks hold other structures, or the
             system refused.
+        TornSaveError: On some rank the pieces did not hold still; on every rank.
         PeerFailedError: Another rank failed or is missing.
     """
-    session = Session(Path(path), shares or Shares(), ranks or Alone(), durable=durable)
+    session = Session(Path(path), shares or Shares(), ranks or Alone(), durable=durable, held=held)
     try:
         session.write(obj, about or {})
         return session.commit(publish)
@@ -99,13 +89,15 @@ def save_sharded(
         session.clear()
 
 
-def write_sharded(obj: Any, temporary: Path, path: Path, about: Mapping[str, Any]) -> None:
+def write_sharded(
+    obj: Any, temporary: Path, path: Path, about: Mapping[str, Any], *, held: Held | None = None
+) -> None:
     """Write a directory of shards under a temporary name, on disk; `path` is told in messages.
 
     Raises:
-        SaveError: As `save_sharded`.
+        SaveError: As `save_sharded`; and likewise what is `held`.
     """
-    Session(path, Shares(), Alone(), durable=True, temporary=temporary).write(obj, about)
+    Session(path, Shares(), Alone(), durable=True, held=held, temporary=temporary).write(obj, about)
 
 
 class Session:
@@ -118,10 +110,12 @@ class Session:
         ranks: Ranks,
         *,
         durable: bool,
+        held: Held | None = None,
         temporary: Path | None = None,
         block_bytes: int | None = None,
     ) -> None:
         self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
+        self._tapes, self._still = _tapes(held), Stillness(held, ranks)
         self._given, self._temporary = temporary, temporary
         self._sizes = {} if block_bytes is None else {"most_bytes": block_bytes}
 
@@ -141,25 +135,36 @@ class Session:
             written: Called with the place of each block when it is written.
         """
         from linnaeus.pth._shard_files import Writer  # here, so that describing stays free of torch
-        from linnaeus.pth._shard_plan import plan_of
 
-        with self._told(), collection_paused():
-            plan = plan_of(obj)
-        begun = self._ranks.agree(
-            f"laying out {self._final}",
-            lambda: {"digest": plan.digest(self._shares), "rank": self._ranks.rank, "odd": []},
-            merge=same,
-            conclude=lambda said: self._begin(plan, said["odd"]),
-        )
+        plan, begun = self._lay_out(obj)
         self._temporary = Path(begun)
         writer = Writer(self._temporary, plan, self._ranks.rank, durable=self._durable, **self._sizes)
-        mine = blocks or (lambda plan: plan.blocks(self._shares, self._ranks.rank, self._ranks.world_size))
-        self._ranks.agree(
+        torn = self._ranks.agree(
             f"writing {self._final}",
-            lambda: self._act(writer, mine(plan), written),
+            lambda: self._act(writer, (blocks or self._blocks)(plan), written),
             merge=_joined,
-            conclude=lambda said: self._end(writer, plan, said, about),
+            conclude=lambda said: self._conclude(writer, plan, said, about),
         )
+        require_still(self._final, torn)
+
+    def _lay_out(self, obj: Any) -> tuple[Plan, str]:
+        """Agree on what there is; return it, and the temporary name."""
+        from linnaeus.pth._shard_plan import plan_of
+
+        made: list[Plan] = []
+
+        def act() -> dict[str, Any]:
+            with self._told(), collection_paused():
+                made.append(plan_of(obj))
+            return {"digest": made[0].digest(self._shares), "rank": self._ranks.rank, "odd": []}
+
+        begun = self._ranks.agree(
+            f"laying out {self._final}",
+            act,
+            merge=same,
+            conclude=lambda said: self._begin(made[0], said["odd"]),
+        )
+        return made[0], begun
 
     def _begin(self, plan: Plan, odd: list[int]) -> str:
         if odd:
@@ -177,20 +182,34 @@ class Session:
         self._temporary = made
         return str(made)
 
+    def _blocks(self, plan: Plan) -> Iterator[Block]:
+        """Yield what this rank writes."""
+        sizes = {"most_bytes": _HELD_BYTES} if self._tapes else {}
+        return plan.blocks(self._shares, self._ranks.rank, self._ranks.world_size, tapes=self._tapes, **sizes)
+
     def _act(
         self, writer: Writer, blocks: Iterator[Block], written: Callable[[Spot], None]
     ) -> dict[str, Any]:
-        """Write this rank's files; return where everything is, and the digests."""
-        with self._told():
-            kept = []
+        """Write this rank's files; return where everything is, the digests, and what did not hold still."""
+        kept = []
+        with self._still.noted(), self._told():
             for one in writer.write(blocks, with_values=self._ranks.rank == 0):
                 kept.append(one)
                 if one.offsets is not None:
                     written(writer.spot(one.number))
+            self._still.require(self._tapes.finish() if self._tapes else {})
+            writer.settle()
         return {
             "kept": kept,
             "sums": {name: [one.size_bytes, one.sha256] for name, one in writer.sums.items()},
+            "torn": self._still.torn,
         }
+
+    def _conclude(self, writer: Writer, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> Any:
+        """End the directory, if all held still; return what did not."""
+        if not said["torn"]:
+            self._end(writer, plan, said, about)
+        return said["torn"]
 
     def _end(self, writer: Writer, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Write what tells of all files, and last the commit file."""
@@ -251,4 +270,13 @@ def _joined(said: list[Any]) -> Any:
     return {
         "kept": [one for part in said for one in part["kept"]],
         "sums": {name: told for part in said for name, told in part["sums"].items()},
+        "torn": all_torn(said),
     }
+
+
+def _tapes(held: Held | None) -> Tapes | None:
+    if held is None:
+        return None
+    from linnaeus.pth._tape import Tapes  # here, so that describing stays free of torch
+
+    return Tapes(held.pieces)
