@@ -356,7 +356,6 @@ class CheckpointManager:
     def _job(self, by_copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
         plan = self._cfg.SCHEDULE.CHECKPOINT
-        by_copy = by_copy or plan.FORMAT != "pth"  # shards are read in their own time
         if self._group.world_size > 1:
             how = self._numbers(), self._spare, self._group, plan, self._tell_of_pretrained
             return self._named(None, share_now(self._parts, *how, copy=by_copy))

@@ -51,6 +51,11 @@ def test_a_rank_reads_only_its_own_part(tmp_path: Path) -> None:
     torchrun(4, tmp_path, "reads_its_own_part:512", module=_MODULE)
 
 
+def test_a_rank_saves_without_a_copy(tmp_path: Path) -> None:
+    """Beside training each rank writes from where its part is; little of it is held a second time."""
+    torchrun(2, tmp_path, "holds_no_copy", module=_MODULE)
+
+
 def test_two_ranks_take_over_what_four_wrote(of_four: Path) -> None:
     """Data-parallel and sharded runs take over each other's directories, on another number of ranks."""
     takes = [f"takes_over:{way}:{name}/{_LAST}" for way in ("fsdp", "ddp") for name in ("ddp", "fsdp")]

@@ -45,7 +45,7 @@ class Wobbly(nn.Module):
 class Run:
     """A model with several optimizers that step at different times, and averaged weights."""
 
-    def __init__(self, directory: Path, stream: random.Random) -> None:
+    def __init__(self, directory: Path, stream: random.Random, form: str = "pth") -> None:
         torch.manual_seed(stream.randrange(1000))
         self.stream = stream
         self.model = Wobbly()
@@ -57,7 +57,12 @@ class Run:
         }
         self.ckpt = linnaeus.CheckpointManager(
             config(
-                directory, EPOCHS=10**6, KEEP_LAST_N=0, KEEP_TOP_N=0, HOLD_SECONDS=stream.choice([0, 0.002])
+                directory,
+                EPOCHS=10**6,
+                KEEP_LAST_N=0,
+                KEEP_TOP_N=0,
+                HOLD_SECONDS=stream.choice([0, 0.002]),
+                FORMAT=form,
             ),
             model=self.model,
             optimizer=self.optimizers,
@@ -152,7 +157,7 @@ def save_many(run: Run, count: int, change: Any) -> dict[Path, Any]:
 
 def check(directory: Path, expected: dict[Path, Any]) -> int:
     """Compare every published file with the state at its step; return how many there are."""
-    files = sorted(directory.glob("checkpoint_*.pth"))
+    files = sorted(directory.glob("checkpoint_*"))
     for path in files:
         saved = linnaeus.load(path, mmap=False)
         assert same({key: plain(saved[key]) for key in ("model", "optimizer", "ema")}, expected[path]), path
@@ -164,7 +169,7 @@ def check(directory: Path, expected: dict[Path, Any]) -> int:
 def test_optimizers_that_step_at_random_moments_tear_nothing(place: Path, dawdling: random.Random) -> None:
     """Several optimizers, tied and frozen weights, statistics and averages: each file is one instant."""
     for number in range(NUM_SAVES * 7 // 10 // AT_ONCE):
-        run = Run(place / str(number), dawdling)
+        run = Run(place / str(number), dawdling, "sharded" if number % 10 == 0 else "pth")
         expected = save_many(run, AT_ONCE, lambda _: None)
         assert check(run.ckpt.directory, expected) == AT_ONCE
         assert run.ckpt._account.num_redone == 0
@@ -213,7 +218,7 @@ def test_unannounced_changes_are_never_published(place: Path, dawdling: random.R
     redone = num_files = 0
     for number in range(NUM_SAVES // 100):
         directory = place / str(number)
-        run = Run(directory, dawdling)
+        run = Run(directory, dawdling, "sharded" if number % 3 == 0 else "pth")
         expected = save_many(run, 5, change)
         num_files += check(directory, expected)
         redone += run.ckpt._account.num_redone

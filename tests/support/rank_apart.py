@@ -91,7 +91,7 @@ def _lay_out(cut: Path, node: Path, content: str, number: int) -> None:
 def saves_apart(directory: Path) -> None:
     """Each node has what its own ranks wrote, with the same metadata and commit file, and no more."""
     rank = dist.get_rank()
-    mine = directory / f"node{rank // 2}"
+    mine = directory / "saved" / f"node{rank // 2}"
     RankRun("fsdp").train(mine, FORMAT="sharded", KEEP_LAST_N=1, KEEP_TOP_N=0, INTERVAL_STEPS=2)
     dist.barrier()
     names = {path.name for path in mine.iterdir() if not path.is_symlink()}

@@ -18,11 +18,15 @@ import torch.distributed as dist
 
 from linnaeus import pth
 from linnaeus.errors import InsufficientSpaceError, PeerFailedError, SaveError, SaveTimeoutError
-from linnaeus.pth import _together
+from linnaeus.pth import _save_sharded, _shard_files, _shard_plan, _together
 from linnaeus.saving import _saver
 from linnaeus.state import _guard
 from support.processes import wait_until
 from support.rank_run import RankRun
+
+# Where the writer of each form lays out, and where it waits for the disk.
+LAYS_OUT = {"pth": (_together, "archive"), "sharded": (_shard_plan, "plan_of")}
+WAITS = {"pth": (_together, "fsync_file"), "sharded": (_shard_files, "fsync_file")}
 
 
 class Beside:
@@ -117,10 +121,10 @@ def failing(owner: Any, name: str, *, on: bool, number: int = errno.ENOSPC) -> I
         setattr(owner, name, real)
 
 
-def goes_on(directory: Path, parallel: str) -> None:
+def goes_on(directory: Path, parallel: str, form: str = "pth") -> None:
     """All ranks train while one's disk answers nothing; what is saved is the state at its step."""
-    beside = Beside(directory / f"on_{parallel}", parallel, INTERVAL_STEPS=100)
-    with held_up(_together, "fsync_file", on=beside.rank == 1) as let_go:
+    beside = Beside(directory / f"on_{parallel}_{form}", parallel, INTERVAL_STEPS=100, FORMAT=form)
+    with held_up(*WAITS[form], on=beside.rank == 1) as let_go:
         expected = beside.run.whole()
         beside.ckpt.progress = beside.ckpt.progress.after_step()
         beside.ckpt._begin_saving()
@@ -135,8 +139,8 @@ def goes_on(directory: Path, parallel: str) -> None:
     beside.step()
     beside.step()
     assert beside.ckpt._pipeline._task is None
-    assert beside.names() == ["checkpoint_epoch_0_step_1.pth"]
-    beside.check(beside.directory / "checkpoint_epoch_0_step_1.pth", expected)
+    assert beside.names() == [f"checkpoint_epoch_0_step_1.{form}"]
+    beside.check(beside.directory / f"checkpoint_epoch_0_step_1.{form}", expected)
     beside.ckpt.close()
 
 
@@ -166,10 +170,12 @@ def fails(directory: Path, victim: str) -> None:
     beside.ckpt.close()
 
 
-def is_torn(directory: Path, how: str) -> None:
+def is_torn(directory: Path, how: str, form: str = "pth") -> None:
     """What changes unseen on one rank is thrown away by all, and saved again by copy."""
-    beside = Beside(directory / f"torn_{how}", INTERVAL_STEPS=100)
-    with held_up(_together, "archive", on=beside.rank == 0) as let_go:  # the sums are taken before
+    beside = Beside(directory / f"torn_{how}_{form}", INTERVAL_STEPS=100, FORMAT=form)
+    beside.ckpt.progress = beside.ckpt.progress.after_step()
+    before = beside.ckpt.save()
+    with held_up(*LAYS_OUT[form], on=beside.rank == 0) as let_go:  # the sums are taken before
         beside.ckpt.progress = beside.ckpt.progress.after_step()
         beside.ckpt._begin_saving()
         task = beside.ckpt._pipeline._task
@@ -184,17 +190,18 @@ def is_torn(directory: Path, how: str) -> None:
         dist.barrier()
         let_go()
         beside.end()
+    assert beside.names() == [before.name]  # and nothing half-written
     expected = beside.run.whole()
     beside.ckpt.progress = beside.ckpt.progress.after_step()
     beside.ckpt._reach(due=False)
     assert beside.ckpt._account.num_redone == 1
     beside.ckpt.wait()
-    assert beside.names() == ["checkpoint_epoch_0_step_2.pth"]
-    beside.check(beside.directory / "checkpoint_epoch_0_step_2.pth", expected)
+    assert beside.names() == [before.name, f"checkpoint_epoch_0_step_3.{form}"]
+    beside.check(beside.directory / f"checkpoint_epoch_0_step_3.{form}", expected)
     beside.ckpt.close()
 
 
-def steps_at_random(directory: Path, parallel: str, count: str) -> None:
+def steps_at_random(directory: Path, parallel: str, count: str, form: str = "pth") -> None:
     """Optimizers step before, in the middle of and after each rank's reading: every file is one instant."""
     stream = random.Random(dist.get_rank())
     real = _guard.Guard.pieces
@@ -207,7 +214,8 @@ def steps_at_random(directory: Path, parallel: str, count: str) -> None:
 
     _guard._PIECE_BYTES, before = 64, _guard._PIECE_BYTES
     _guard.Guard.pieces = slowly  # type: ignore[method-assign]
-    beside = Beside(directory / f"random_{parallel}", parallel, HOLD_SECONDS=0)
+    _save_sharded._HELD_BYTES = 128
+    beside = Beside(directory / f"random_{parallel}_{form}", parallel, HOLD_SECONDS=0, FORMAT=form)
     expected: dict[Path, dict[str, torch.Tensor]] = {}
     try:
         for number in range(int(count)):
@@ -325,13 +333,13 @@ def hangs(directory: Path) -> None:
     assert [name for name in beside.names() if "tmp" not in name] == ["checkpoint_epoch_0_step_3.pth"]
 
 
-def passes_tensors_on(directory: Path) -> None:
+def passes_tensors_on(directory: Path, form: str = "pth") -> None:
     """Parts too scattered to be written are passed between ranks at the call, or while all wait."""
     from linnaeus.state import _share
 
     for number, budget in enumerate((64 << 20, 0)):
         _share.MOVED_BYTES, before = budget, _share.MOVED_BYTES
-        beside = Beside(directory / f"passes_{number}", "columns")
+        beside = Beside(directory / f"passes_{number}_{form}", "columns", FORMAT=form)
         beside.step()
         if budget == 0:
             assert beside.ckpt.last_saved is not None  # nobody went on before
@@ -339,7 +347,7 @@ def passes_tensors_on(directory: Path) -> None:
         beside.learn()
         beside.ckpt.close()
         _share.MOVED_BYTES = before
-        beside.check(beside.directory / "checkpoint_epoch_0_step_1.pth", expected)
+        beside.check(beside.directory / f"checkpoint_epoch_0_step_1.{form}", expected)
 
 
 def dies_beside_training(directory: Path, victim: str) -> None:

@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+import linnaeus
 from linnaeus import pth
 from linnaeus.distributed import join
 from linnaeus.errors import PeerFailedError
@@ -21,7 +23,8 @@ from linnaeus.pth import _save_sharded, _shard_files
 from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore, tensors_in
 from support.rank_process import equal, main
-from support.rank_run import RankRun
+from support.rank_run import RankRun, local
+from support.small_run import config
 
 
 def resumes_exactly(directory: Path, parallel: str) -> None:
@@ -111,10 +114,40 @@ def reads_its_own_part(directory: Path, num_megabytes: str) -> None:
     assert grown < part.nbytes * 1.5 + (32 << 20), grown
 
 
-def _held() -> int:
-    """Return the memory of this process that is no file's."""
+def holds_no_copy(directory: Path) -> None:
+    """A save beside training takes hardly any memory, and is of the instant at which it was begun."""
+    torch.manual_seed(3)
+    model: Any = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(8)))
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters())
+    cfg = config(directory / "run", EPOCHS=10**6, INTERVAL_STEPS=1, FORMAT="sharded")
+    ckpt = linnaeus.CheckpointManager(cfg, model=model, optimizer=optimizer)
+    for _ in range(2):  # the first takes what is kept for all others
+        model(torch.randn(2, 2048)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected = [local(tensor) for tensor in model.parameters()]
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _held("VmRSS")
+        ckpt.step()
+        ckpt.wait()
+        grown = _held("VmHWM") - before
+    num_bytes = sum(t.nbytes for state in optimizer.state.values() for t in map(local, state.values()))
+    assert num_bytes > (128 << 20) / dist.get_world_size()
+    assert grown < 32 << 20, grown
+    path = ckpt.last_saved
+    assert path is not None
+    loaded = pth.load(path)["model"]
+    for name, mine in zip(model.state_dict(), expected, strict=True):
+        rows = loaded[name].chunk(dist.get_world_size())[dist.get_rank()]
+        assert torch.equal(rows, mine), name
+    ckpt.close()
+
+
+def _held(name: str = "RssAnon") -> int:
+    """Return the memory of this process, by default that which is no file's."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
 def dies(directory: Path, victim: str, stage: str, how: str) -> None:
@@ -142,7 +175,7 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
 
 SCENARIOS = {
     one.__name__: one
-    for one in (resumes_exactly, takes_over, keeps_every_placement, reads_its_own_part, dies)
+    for one in (resumes_exactly, takes_over, keeps_every_placement, reads_its_own_part, holds_no_copy, dies)
 }
 
 if __name__ == "__main__":

@@ -14,14 +14,16 @@ from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._fill import Source, mapped_file
 from linnaeus.pth._finite import not_finite
 from linnaeus.pth._glance import glance
+from linnaeus.pth._held import Stillness, all_torn, require_still, torn_save
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
 from linnaeus.pth._memory import memory_of, region
+from linnaeus.pth._ranks import Ranks
 from linnaeus.pth._rewrite import rewrite_as_directory, rewrite_as_file
 from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
-from linnaeus.pth._save_together import Ranks, save_together
+from linnaeus.pth._save_together import save_together
 from linnaeus.pth._sharded import files_told_of, glance_sharded, sums_of
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_there
@@ -43,11 +45,13 @@ __all__ = [
     "Ranks",
     "Shares",
     "Source",
+    "Stillness",
     "StoredTensor",
     "TensorDifference",
     "TensorInfo",
     "ValueDifference",
     "VerifyReport",
+    "all_torn",
     "brief",
     "collection_paused",
     "compare",
@@ -64,6 +68,7 @@ __all__ = [
     "not_finite",
     "parse_index",
     "region",
+    "require_still",
     "require_valid",
     "rewrite_as_directory",
     "rewrite_as_file",
@@ -77,6 +82,7 @@ __all__ = [
     "sketch_there",
     "sums_of",
     "take_apart",
+    "torn_save",
     "verify",
     "write_sharded",
 ]

@@ -20,11 +20,15 @@ def memory_of(storage: torch.UntypedStorage) -> memoryview:
 
 
 def region(storage: torch.UntypedStorage, start: int, end: int) -> torch.Tensor:
-    """Return bytes of a storage as a tensor; on the CPU its own storage is exactly those, without copying."""
+    """Return bytes of a storage as a tensor; on the CPU its own storage is exactly those, without copying.
+
+    When it is all of them, that is the storage itself, as whoever knows it by its number will find.
+    """
     import torch  # here, so that describing and resolving stay free of torch
 
-    if storage.device.type != "cpu":
-        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)[start:end]
     if start >= end:
         return torch.empty(0, dtype=torch.uint8)
+    is_all = (start, end) == (0, storage.nbytes())
+    if is_all or storage.device.type != "cpu":
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)[start:end]
     return torch.frombuffer(memory_of(storage)[start:end], dtype=torch.uint8)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from linnaeus.files import commit, remove_file, require_space, temporary_name
 from linnaeus.pth._examine import examine
 from linnaeus.pth._load import load
+from linnaeus.pth._ranks import Alone
 from linnaeus.pth._save import save_error, take_apart
-from linnaeus.pth._save_sharded import Alone, Session
+from linnaeus.pth._save_sharded import Session
 from linnaeus.pth._sharded_load import Lazy
 from linnaeus.pth._shares import Shares
 

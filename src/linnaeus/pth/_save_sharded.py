@@ -12,12 +12,8 @@ so that a checkpoint begins to exist when all of it is there.
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,45 +24,31 @@ from linnaeus.files import (
     commit_directory,
     fsync_directory,
     fsync_file,
-    make_directory,
     remove,
     require_space,
-    temporary_name,
 )
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._commit_file import COMMIT, FileSum, compose_commit
 from linnaeus.pth._dcp_metadata import METADATA
-from linnaeus.pth._save_together import Ranks
+from linnaeus.pth._held import Held, Stillness, all_torn, require_still
+from linnaeus.pth._place import Place, packed, token_of, unpacked
+from linnaeus.pth._ranks import Alone, Ranks
 from linnaeus.pth._shares import Shares
 from linnaeus.pth._told import Wording, same, told
 
 if TYPE_CHECKING:
     from linnaeus.pth._shard_files import Kept, Writer
     from linnaeus.pth._shard_plan import Block, Plan, Spot
+    from linnaeus.pth._tape import Tapes
 
+# What is read at a time of memory that may change, so much more than which is never held.
+_HELD_BYTES = 16 << 20
 _WORDING = Wording(
     whole="a directory of shards",
     instead="Store it otherwise, or save one file: SCHEDULE.CHECKPOINT.FORMAT: pth.",
     made="directory",
     unseen="It was there when the save began; does somebody else clean this directory?",
 )
-
-
-class Alone:
-    """The only process, for saves that no other takes part in."""
-
-    rank, world_size = 0, 1
-
-    def agree(
-        self,
-        _: str,
-        act: Callable[[], Any],
-        *,
-        merge: Callable[[list[Any]], Any] = lambda many: many[0],
-        conclude: Callable[[Any], Any] = lambda merged: merged,
-    ) -> Any:
-        """Act, and conclude."""
-        return conclude(merge([act()]))
 
 
 def save_sharded(
@@ -77,6 +59,7 @@ def save_sharded(
     ranks: Ranks | None = None,
     about: Mapping[str, Any] | None = None,
     durable: bool = True,
+    held: Held | None = None,
     publish: Callable[[Path], Any] | None = None,
     follow: Callable[[Any], None] = lambda _: None,
 ) -> int:
@@ -90,6 +73,7 @@ def save_sharded(
         ranks: All ranks; None for one process.
         about: What it shall say of itself; rank 0's.
         durable: Wait until the bytes are on disk.
+        held: How to read this rank's pieces, when they may change meanwhile.
         publish: On a rank that made a directory: makes it, finished and on disk, what `path` names. By
             default it is renamed. What rank 0's returns, JSON values, is told to the others.
         follow: On other ranks that made a directory: called when the checkpoint exists, with what rank 0's
@@ -101,9 +85,10 @@ def save_sharded(
     Raises:
         SaveError: `obj` holds something that a directory can't, the ranks hold other structures, or the
             system refused.
+        TornSaveError: On some rank the pieces did not hold still; on every rank.
         PeerFailedError: Another rank failed or is missing.
     """
-    session = Session(Path(path), shares or Shares(), ranks or Alone(), durable=durable)
+    session = Session(Path(path), shares or Shares(), ranks or Alone(), durable=durable, held=held)
     try:
         session.write(obj, about or {})
         return session.commit(publish, follow)
@@ -111,13 +96,15 @@ def save_sharded(
         session.clear()
 
 
-def write_sharded(obj: Any, temporary: Path, path: Path, about: Mapping[str, Any]) -> None:
+def write_sharded(
+    obj: Any, temporary: Path, path: Path, about: Mapping[str, Any], *, held: Held | None = None
+) -> None:
     """Write a directory of shards under a temporary name, on disk; `path` is told in messages.
 
     Raises:
-        SaveError: As `save_sharded`.
+        SaveError: As `save_sharded`; and likewise what is `held`.
     """
-    Session(path, Shares(), Alone(), durable=True, temporary=temporary).write(obj, about)
+    Session(path, Shares(), Alone(), durable=True, held=held, temporary=temporary).write(obj, about)
 
 
 class Session:
@@ -130,14 +117,14 @@ class Session:
         ranks: Ranks,
         *,
         durable: bool,
+        held: Held | None = None,
         temporary: Path | None = None,
         block_bytes: int | None = None,
     ) -> None:
         self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
-        self._given, self._temporary = temporary, temporary
-        self._claim: Path | None = None
+        self._tapes, self._still = _tapes(held), Stillness(held, ranks)
+        self._place = Place(final, temporary)
         self._size_bytes = 0
-        self._writer: Writer | None = None
         self._sizes = {} if block_bytes is None else {"most_bytes": block_bytes}
 
     def write(
@@ -155,25 +142,45 @@ class Session:
             blocks: What to write of it, where that is not told by the shares.
             written: Called with the place of each block when it is written.
         """
-        from linnaeus.pth._shard_plan import plan_of  # here, so that describing stays free of torch
+        from linnaeus.pth._shard_files import Writer  # here, so that describing stays free of torch
 
-        with self._told(), collection_paused():
-            plan = plan_of(obj)
+        plan, begun = self._lay_out(obj)
+        writers: list[Writer] = []
+
+        def act() -> dict[str, Any]:
+            with self._told():
+                directory, label = self._place.find(begun), f"{self._ranks.rank}_{token_of(begun)}"
+            writers.append(Writer(directory, plan, label, durable=self._durable, **self._sizes))
+            return self._act(writers[0], (blocks or self._blocks)(plan), written)
+
+        verdict = self._ranks.agree(
+            f"writing {self._final}",
+            act,
+            merge=_joined,
+            conclude=lambda said: self._conclude(writers[0], plan, said, about),
+        )
+        require_still(self._final, verdict["torn"])
+        if verdict["told"] is not None:
+            self._ranks.agree(f"telling all nodes of {self._final}", lambda: self._take(verdict["told"]))
+
+    def _lay_out(self, obj: Any) -> tuple[Plan, Path]:
+        """Agree on what there is; return it, and the temporary name."""
+        from linnaeus.pth._shard_plan import plan_of
+
+        made: list[Plan] = []
+
+        def act() -> dict[str, Any]:
+            with self._told(), collection_paused():
+                made.append(plan_of(obj))
+            return {"digest": made[0].digest(self._shares), "rank": self._ranks.rank, "odd": []}
+
         begun = self._ranks.agree(
             f"laying out {self._final}",
-            lambda: {"digest": plan.digest(self._shares), "rank": self._ranks.rank, "odd": []},
+            act,
             merge=same,
-            conclude=lambda said: self._begin(plan, said["odd"]),
+            conclude=lambda said: self._begin(made[0], said["odd"]),
         )
-        mine = blocks or (lambda plan: plan.blocks(self._shares, self._ranks.rank, self._ranks.world_size))
-        told = self._ranks.agree(
-            f"writing {self._final}",
-            lambda: self._act(self._open(Path(begun), plan), mine(plan), written),
-            merge=_joined,
-            conclude=lambda said: self._end(plan, said, about),
-        )
-        if told is not None:
-            self._ranks.agree(f"telling all nodes of {self._final}", lambda: self._take(told))
+        return made[0], Path(begun)
 
     def _begin(self, plan: Plan, odd: list[int]) -> str:
         if odd:
@@ -184,70 +191,45 @@ class Session:
             )
         if os.path.lexists(self._final) and (self._final.is_symlink() or not self._final.is_dir()):
             raise SaveError(path=str(self._final), problem="it is no directory")
-        made = self._given or temporary_name(self._final)
         with self._told():
             require_space(self._final, plan.size_bytes)
-            made.mkdir()
-        self._temporary = made
-        return str(made)
+            return str(self._place.make())
 
-    def _open(self, begun: Path, plan: Plan) -> Writer:
-        """Return what writes this rank's files: where rank 0 does, or in a directory of this node's own."""
-        from linnaeus.pth._shard_files import Writer
-
-        with self._told():
-            if self._temporary is None:
-                self._temporary = self._seen(self._final.with_name(begun.name))
-            label = f"{self._ranks.rank}_{_token(begun)}"
-            self._writer = Writer(self._temporary, plan, label, durable=self._durable, **self._sizes)
-        return self._writer
-
-    def _seen(self, shared: Path) -> Path:
-        """Return what this rank sees under the name that rank 0 gave; where nothing, make it for this node.
-
-        The directory's own name tells whose it is, so that it is swept when this process is killed; under the
-        common name a link leads there, which only one rank of a node can make.
-        """
-        if shared.exists():
-            return shared
-        make_directory(self._final.parent)
-        own = temporary_name(self._final)
-        own.mkdir()
-        try:
-            shared.symlink_to(own.name)
-        except FileExistsError:
-            own.rmdir()
-            return shared
-        self._claim = shared
-        return own
-
-    @property
-    def _leads_apart(self) -> bool:
-        """Whether this rank made a directory that rank 0 does not see."""
-        return self._claim is not None
+    def _blocks(self, plan: Plan) -> Iterator[Block]:
+        """Yield what this rank writes."""
+        sizes = {"most_bytes": _HELD_BYTES} if self._tapes else {}
+        return plan.blocks(self._shares, self._ranks.rank, self._ranks.world_size, tapes=self._tapes, **sizes)
 
     def _act(
         self, writer: Writer, blocks: Iterator[Block], written: Callable[[Spot], None]
     ) -> dict[str, Any]:
-        """Write this rank's files; return where everything is, and the digests."""
-        with self._told():
-            kept = []
+        """Write this rank's files; return where everything is, the digests, and what did not hold still."""
+        kept = []
+        with self._still.noted(), self._told():
             for one in writer.write(blocks, with_values=self._ranks.rank == 0):
                 kept.append(one)
                 if one.offsets is not None:
                     written(writer.spot(one.number))
+            self._still.require(self._tapes.finish() if self._tapes else {})
+            writer.settle()
         return {
             "kept": kept,
             "sums": {name: [one.size_bytes, one.sha256] for name, one in writer.sums.items()},
-            "apart": int(self._leads_apart),
+            "torn": self._still.torn,
+            "apart": int(self._place.leads_apart),
         }
 
-    def _end(self, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str] | None:
+    def _conclude(self, writer: Writer, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]) -> Any:
+        """End the directory, if all held still; return what did not, and what other directories need."""
+        told = None if said["torn"] else self._end(writer, plan, said, about)
+        return {"torn": said["torn"], "told": told}
+
+    def _end(
+        self, writer: Writer, plan: Plan, said: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> dict[str, str] | None:
         """Write what tells of all files, and last the commit file; return both for directories elsewhere."""
         from linnaeus.pth._shard_files import Kept
 
-        writer = self._writer
-        assert self._temporary is not None and writer is not None  # noqa: S101, PT018 - set before writing
         kept = [Kept(*one) for one in said["kept"]]
         self._require_whole(plan, kept)
         with self._told():
@@ -255,31 +237,24 @@ class Session:
             sums = {name: FileSum(*one) for name, one in said["sums"].items()} | writer.sums
             commit = compose_commit(plan.describe(about), sums, plan.names, 1 + said["apart"])
             self._size_bytes = len(commit) + sum(one.size_bytes for one in sums.values())
-            self._finish(commit)
+            self._put(COMMIT, commit)
             if not said["apart"]:
                 return None
-            metadata = (self._temporary / METADATA).read_bytes()
-        return {COMMIT: _packed(commit), METADATA: _packed(metadata)}
+            return {COMMIT: packed(commit), METADATA: packed((self._place.path / METADATA).read_bytes())}
 
-    def _finish(self, commit: bytes) -> None:
-        assert self._temporary is not None  # noqa: S101 - callers have written
-        path = self._temporary / COMMIT
-        path.write_bytes(commit)
+    def _put(self, name: str, data: bytes) -> None:
+        path = self._place.path / name
+        path.write_bytes(data)
         if self._durable:
             fsync_file(path)
-            fsync_directory(self._temporary)
+            fsync_directory(path.parent)
 
     def _take(self, told: Mapping[str, str]) -> None:
         """Put what tells of all files into the directory that this rank made for its node."""
-        if not self._leads_apart:
-            return
-        assert self._temporary is not None  # noqa: S101 - it was made
-        with self._told():
-            metadata = self._temporary / METADATA
-            metadata.write_bytes(_unpacked(told[METADATA]))
-            if self._durable:
-                fsync_file(metadata)
-            self._finish(_unpacked(told[COMMIT]))
+        if self._place.leads_apart:
+            with self._told():
+                for name in (METADATA, COMMIT):
+                    self._put(name, unpacked(told[name]))
 
     def _require_whole(self, plan: Plan, kept: list[Kept]) -> None:
         """Check that every element of every tensor was written once."""
@@ -299,28 +274,25 @@ class Session:
         follow: Callable[[Any], None] = lambda _: None,
     ) -> int:
         """Give the directory its name, rank 0's last; return the size of all files."""
-        assert self._temporary is not None  # noqa: S101 - set when it was written
-        temporary = self._temporary
         published: list[Path] = []
 
         def act() -> Any:
             with self._told():
-                told = (publish or self._rename)(temporary)
+                told = (publish or self._rename)(self._place.path)
             published.append(self._final)
             return told
 
-        what = f"committing {self._final}"
         try:
             size_bytes, told = self._ranks.agree(
-                what,
-                lambda: act() if self._leads_apart else None,
+                f"committing {self._final}",
+                lambda: act() if self._place.leads_apart else None,
                 conclude=lambda _: [self._size_bytes, act()],
             )
         except LinnaeusError as error:
-            if published and not getattr(error, "missing", ()):  # rank 0's never appeared
-                remove(self._final)
+            if self._place.leads_apart and published and not getattr(error, "missing", ()):
+                remove(self._final)  # rank 0's never appeared
             raise
-        if self._leads_apart:
+        if self._place.leads_apart:
             follow(told)
         return int(size_bytes)
 
@@ -328,11 +300,8 @@ class Session:
         commit_directory(temporary, self._final, durable=self._durable)
 
     def clear(self) -> None:
-        """Remove what is left under the temporary name; any rank may, since that is given only once."""
-        for left in (self._claim, self._temporary):
-            if left is not None:
-                with contextlib.suppress(OSError):
-                    remove(left)
+        """Remove what is left under temporary names."""
+        self._place.clear()
 
     def _told(self) -> AbstractContextManager[None]:
         return told(self._final, self._ranks.rank, _WORDING)
@@ -342,18 +311,14 @@ def _joined(said: list[Any]) -> Any:
     return {
         "kept": [one for part in said for one in part["kept"]],
         "sums": {name: told for part in said for name, told in part["sums"].items()},
+        "torn": all_torn(said),
         "apart": sum(part["apart"] for part in said),
     }
 
 
-def _token(begun: Path) -> str:
-    """Return what this save's files are called by, so that no other's can be taken for them."""
-    return hashlib.sha256(begun.name.encode()).hexdigest()[:8]
+def _tapes(held: Held | None) -> Tapes | None:
+    if held is None:
+        return None
+    from linnaeus.pth._tape import Tapes  # here, so that describing stays free of torch
 
-
-def _packed(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data)).decode()
-
-
-def _unpacked(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text))
+    return Tapes(held.pieces)

@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.storage import WriteResult
 
+from linnaeus.files import WriteBack, fsync_file
 from linnaeus.pth._commit_file import FileSum
 from linnaeus.pth._dcp_metadata import METADATA
 from linnaeus.pth._shard_plan import BLOCK_BYTES, Block, Plan, Spot, value_bytes
@@ -54,7 +55,7 @@ class Writer:
         directory: Where to.
         plan: What there is.
         label: Whose files these are, by which they are called; begins with the rank.
-        durable: Wait for each to be on disk.
+        durable: They are to be on disk.
         most_bytes: How large a file may be.
     """
 
@@ -63,8 +64,10 @@ class Writer:
     ) -> None:
         self.sums: dict[str, FileSum] = {}
         self._plan, self._label, self._count, self._most_bytes = plan, label, 0, most_bytes
-        self._files = _SummedFiles(self.sums)
-        self._writer = _Engine(directory, sync_files=durable)
+        self._directory, self._durable = directory, durable
+        self._files = _SummedFiles(self.sums, durable=durable)
+        # In the order that is asked for; and on disk only when all has been read, which others may wait for.
+        self._writer = _Engine(directory, sync_files=False, per_thread_copy_ahead=0)
         self._writer.fs = self._files
 
     def write(self, blocks: Iterable[Block], *, with_values: bool = False) -> Iterator[Kept]:
@@ -82,6 +85,11 @@ class Writer:
                 else:
                     yield _kept(block.number, list(block.offsets), list(block.shape), result)
             more = []
+
+    def settle(self) -> None:
+        """Wait until all files are on disk."""
+        for name in self.sums if self._durable else ():
+            fsync_file(self._directory / name)
 
     def spot(self, number: int) -> Spot:
         """Return where a tensor that is written is."""
@@ -103,6 +111,7 @@ class Writer:
         """Write the metadata of all that was kept by all ranks."""
         metadata, places = _metadata(self._plan, list(kept))
         results = [WriteResult(index, 0, info) for index, info in places.items()]
+        self._writer.sync_files = self._durable
         self._writer.finish(metadata, [results])
         self.sums[METADATA] = self.sums.pop(f"{METADATA}.tmp")
 
@@ -199,15 +208,15 @@ class _Planner(SavePlanner):
 class _SummedFiles(FileSystem):
     """The files of this machine, each with a digest of what is written into it."""
 
-    def __init__(self, sums: dict[str, FileSum]) -> None:
-        self._sums = sums
+    def __init__(self, sums: dict[str, FileSum], *, durable: bool) -> None:
+        self._sums, self._durable = sums, durable
         self.refusal: OSError | None = None
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         if mode != "wb":
             raise ValueError(mode)
-        with _Summed(io.FileIO(path, "xb")) as stream:
+        with _Summed(io.FileIO(path, "xb"), durable=self._durable) as stream:
             try:
                 yield stream
             finally:
@@ -218,8 +227,9 @@ class _SummedFiles(FileSystem):
 class _Summed(io.BufferedWriter):
     """A file that is written from its beginning to its end."""
 
-    def __init__(self, raw: io.FileIO) -> None:
+    def __init__(self, raw: io.FileIO, *, durable: bool) -> None:
         super().__init__(raw, buffer_size=1 << 20)
+        self._back = WriteBack(raw.fileno()) if durable else None
         self.digest = hashlib.sha256()
         self.size_bytes = 0
         self.refusal: OSError | None = None
@@ -231,5 +241,7 @@ class _Summed(io.BufferedWriter):
         except OSError as error:
             self.refusal = error
             raise
+        if self._back is not None:
+            self._back.wrote(self.size_bytes, written)
         self.size_bytes += written
         return written

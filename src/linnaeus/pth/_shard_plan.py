@@ -12,7 +12,8 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from linnaeus.pth._emit import RefusedError, Storage
 from linnaeus.pth._emit_tensors import emit
 from linnaeus.pth._parted import blocks
 from linnaeus.pth._shares import Piece, Shares
+from linnaeus.pth._tape import Memory, Still, Tapes
 
 # What is written at a time: a rank's own memory for it is bounded by this, wherever its tensors are.
 BLOCK_BYTES = 64 << 20
@@ -60,6 +62,27 @@ class Spot(NamedTuple):
     def size_bytes(self) -> int:
         """Of its elements."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def first_byte(self) -> int:
+        """Where it begins in its storage."""
+        return self.offset * self.dtype.itemsize
+
+    @property
+    def order(self) -> list[int] | None:
+        """Its dimensions from the slowest to the fastest, if its elements lie together."""
+        order = sorted(range(len(self.shape)), key=lambda dim: (-self.stride[dim], dim))
+        step = 1
+        for dim in reversed(order):
+            if self.shape[dim] != 1 and self.stride[dim] != step:
+                return None
+            step *= self.shape[dim]
+        return order
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it fills its storage."""
+        return self.offset == 0 and self.size_bytes == self.storage.size_bytes and self.order is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,70 +121,100 @@ class Plan:
         return hashlib.sha256(repr(kinds).encode()).hexdigest()
 
     def blocks(
-        self, shares: Shares, rank: int, world_size: int, most_bytes: int = BLOCK_BYTES
+        self,
+        shares: Shares,
+        rank: int,
+        world_size: int,
+        most_bytes: int = BLOCK_BYTES,
+        tapes: Tapes | None = None,
     ) -> Iterator[Block]:
         """Yield what a rank writes, in blocks of at most so many bytes; first what every rank will read.
+
+        Args:
+            shares: What it has.
+            rank: Its number.
+            world_size: How many there are.
+            most_bytes: How large a block may be.
+            tapes: How to read memory that may change. Then each block is good until the next one is asked
+                for its elements, and they must be asked in this order.
 
         Raises:
             RefusedError: Several ranks have parts of memory that several tensors share.
         """
-        inside: dict[int, list[int]] = {}
+        inside: dict[int, list[tuple[Spot, int]]] = {}
         for number, spot in enumerate(self.spots):
             if spot is not None:
-                inside.setdefault(spot.storage.key, []).append(number)
+                inside.setdefault(spot.storage.key, []).append((spot, number))
         split = {one.key for one in self.storages if shares.kind(one.source) == "split"}
         ordered = sorted(self.storages, key=lambda storage: storage.key in split)
         for key, piece in shares.pieces(ordered, rank, world_size):
-            for block in self._of(key, piece, inside, most_bytes):
+            memory = tapes.of(piece.source.untyped_storage()) if tapes else Still(piece.source)
+            for block in self._of(inside.get(key, []), piece, memory, most_bytes):
                 yield block._replace(is_split=key in split)
 
     def _of(
-        self, key: int, piece: Piece, inside: Mapping[int, list[int]], most_bytes: int
+        self, found: Sequence[tuple[Spot, int]], piece: Piece, memory: Memory, most_bytes: int
     ) -> Iterator[Block]:
-        """Yield the blocks of a piece of a storage."""
-        numbers = inside.get(key, [])
-        spots = [spot for number in numbers if (spot := self.spots[number]) is not None]
-        if len(spots) == 1 and (order := order_of(spots[0])) is not None:
-            yield from _of_piece(numbers[0], spots[0], order, piece, most_bytes)
-        elif piece.start or piece.size_bytes != spots[0].storage.size_bytes:
-            raise RefusedError(f"{self.names[numbers[0]]} shares memory that several ranks hold")
+        """Yield the blocks of a piece of a storage, in which these are."""
+        if len(found) == 1 and found[0][0].is_all:
+            yield from _of_run(*found[0], (piece.start, piece.size_bytes), memory.part, most_bytes)
+        elif piece.start or piece.size_bytes != found[0][0].storage.size_bytes:
+            raise RefusedError(f"{self.names[found[0][1]]} shares memory that several ranks hold")
         else:
-            for number, spot in zip(numbers, spots, strict=True):
-                yield from _cut(number, _tensor_of(piece.source, spot), most_bytes)
+            yield from _of_shared(sorted(found, key=_first_byte), memory, most_bytes)
 
 
-def order_of(spot: Spot) -> list[int] | None:
-    """Return a tensor's dimensions from the slowest to the fastest, if it is all of its storage."""
-    order = sorted(range(len(spot.shape)), key=lambda dim: (-spot.stride[dim], dim))
-    step = 1
-    for dim in reversed(order):
-        if spot.shape[dim] != 1 and spot.stride[dim] != step:
-            return None
-        step *= spot.shape[dim]
-    return order if spot.offset == 0 and spot.size_bytes == spot.storage.size_bytes else None
+def _first_byte(found: tuple[Spot, int]) -> int:
+    return found[0].first_byte
 
 
-def _of_piece(
-    number: int, spot: Spot, order: Sequence[int], piece: Piece, most_bytes: int
+def _of_shared(found: Sequence[tuple[Spot, int]], memory: Memory, most_bytes: int) -> Iterator[Block]:
+    """Yield the blocks of tensors in one storage, all of which this rank has; in their order there."""
+    dense = all(spot.order is not None for spot, _ in found)
+    apart = all(one.first_byte + one.size_bytes <= two.first_byte for (one, _), (two, _) in pairwise(found))
+    for spot, number in found:
+        if dense and apart:
+            first = spot.first_byte
+            part = lambda start, end, first=first: memory.part(first + start, first + end)  # noqa: E731
+            yield from _of_run(spot, number, (0, spot.size_bytes), part, most_bytes)
+        else:  # tangled, so that it takes all of the storage
+            for start, shape in blocks(spot.shape, spot.dtype.itemsize, most_bytes):
+                yield Block(number, start, shape, partial(_box, spot, start, shape, memory))
+
+
+def _of_run(
+    spot: Spot,
+    number: int,
+    run: tuple[int, int],
+    part: Callable[[int, int], torch.Tensor],
+    most_bytes: int,
 ) -> Iterator[Block]:
-    """Yield the boxes that a run of a tensor's bytes consists of."""
-    width = spot.dtype.itemsize
-    flat = piece.source.detach().reshape(-1).view(torch.uint8)
+    """Yield the boxes that a run of a tensor's bytes consists of.
+
+    Args:
+        spot: The tensor, which is dense.
+        number: Its number.
+        run: Where the run begins in the tensor, and how many bytes it has.
+        part: Returns some of them, counted from the run's beginning.
+        most_bytes: How large a box may be.
+    """
+    width, order = spot.dtype.itemsize, spot.order or []
     turned = [spot.shape[dim] for dim in order]
     back = sorted(range(len(order)), key=lambda place: order[place])
     position = 0
-    for box, size in boxes(turned, piece.start // width, (piece.start + piece.size_bytes) // width):
+    for box, size in boxes(turned, run[0] // width, sum(run) // width):
         for start, shape in blocks(size, width, most_bytes):
-            length = math.prod(shape) * width
-            part = flat[position : position + length]
-            position += length
+            end = position + math.prod(shape) * width
             offsets = [box[dim] + start[dim] for dim in back]
             yield Block(
                 number,
                 tuple(offsets),
                 tuple(shape[dim] for dim in back),
-                lambda part=part, shape=shape: part.view(spot.dtype).view(shape).permute(back),  # type: ignore[misc]
+                lambda place=(position, end), shape=shape: (  # type: ignore[misc]
+                    part(*place).view(spot.dtype).view(shape).permute(back)
+                ),
             )
+            position = end
 
 
 def boxes(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -183,18 +236,13 @@ def boxes(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[tuple[i
         yield from (((end, *start), (1, *size)) for start, size in boxes(shape[1:], 0, beyond))
 
 
-def _tensor_of(flat: torch.Tensor, spot: Spot) -> torch.Tensor:
-    """Return the tensor that lies at a spot of a storage, of which all bytes are given."""
-    first = flat.storage_offset() * flat.element_size() // spot.dtype.itemsize
+def _box(spot: Spot, start: Sequence[int], shape: Sequence[int], memory: Memory) -> torch.Tensor:
+    """Return a box of a tensor that lies somehow in a storage."""
+    flat = memory.whole()
+    first = flat.storage_offset() // spot.dtype.itemsize
     empty: Any = torch.empty(0, dtype=spot.dtype, device=flat.device)
     made: torch.Tensor = empty.set_(flat.untyped_storage(), first + spot.offset, spot.shape, spot.stride)
-    return made
-
-
-def _cut(number: int, source: torch.Tensor, most_bytes: int) -> Iterator[Block]:
-    for start, shape in blocks(tuple(source.shape), source.element_size(), most_bytes):
-        place = tuple(slice(first, first + length) for first, length in zip(start, shape, strict=True))
-        yield Block(number, start, shape, lambda place=place: source[place])  # type: ignore[misc]
+    return made[tuple(slice(at, at + length) for at, length in zip(start, shape, strict=True))]
 
 
 def plan_of(obj: Any) -> Plan:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from zlib_ng import zlib_ng
 
-from linnaeus.errors import SaveError, TornSaveError
+from linnaeus.errors import SaveError
 from linnaeus.files import (
     Recycled,
     WriteBack,
@@ -38,14 +38,14 @@ from linnaeus.files import (
 from linnaeus.pth._archiver import Parts, archive
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._emit import Storage
+from linnaeus.pth._held import Held, Stillness, all_torn, require_still
 from linnaeus.pth._layout import directory
 from linnaeus.pth._memory import memory_of
-from linnaeus.pth._save_together import Held, Ranks
+from linnaeus.pth._ranks import Ranks
 from linnaeus.pth._shares import Shares, Sum, joined, packed, unpacked
 from linnaeus.pth._told import Wording, same, told
 from linnaeus.pth._write import PIECE_BYTES, write_all
 
-_ANNOUNCE = "Call CheckpointManager.before_mutation() before changing parameters or optimizer state."
 _WORDING = Wording(
     whole="a safe checkpoint",
     instead="Store plain values in its place.",
@@ -65,13 +65,12 @@ class Session:
         *,
         durable: bool,
         held: Held | None,
-        torn: str | None,
         publish: Callable[[Path], object] | None,
     ) -> None:
         self._final, self._shares, self._ranks, self._durable = final, shares, ranks, durable
         self._held, self._publish = held, publish or self._commit
         self._temporary: Path | None = None
-        self._torn = torn and self._on_this_rank(torn)
+        self._still = Stillness(held, ranks)
 
     def write(self, obj: Any, about: Mapping[str, Any], recycled: Recycled | None) -> int:
         """Write this rank's pieces; return the size of the whole file when it is committed."""
@@ -86,8 +85,7 @@ class Session:
             merge=_all_said,
             conclude=lambda said: self._end(parts, said),
         )
-        if said["torn"]:
-            raise TornSaveError(path=str(self._final), problem=said["torn"][0], advice=_ANNOUNCE)
+        require_still(self._final, said["torn"])
         return int(said["size_bytes"])
 
     def _lay_out(
@@ -134,12 +132,11 @@ class Session:
         """Write what is this rank's, and wait until it is on disk; return what to tell rank 0."""
         assert self._temporary is not None  # noqa: S101 - set when the layout was agreed on
         sums: list[Sum] = []
-        if self._torn is None:
-            with self._noting_torn(), self._told():
-                sums = self._copy_out(storages, offsets)
-                if self._durable:  # on a filesystem of several machines each must do so for what it wrote
-                    fsync_file(self._temporary)
-        return {"sums": packed(sums), "torn": [self._torn] if self._torn else []}
+        with self._still.noted(), self._told():
+            sums = self._copy_out(storages, offsets)
+            if self._durable:  # on a filesystem of several machines each must do so for what it wrote
+                fsync_file(self._temporary)
+        return {"sums": packed(sums), "torn": self._still.torn}
 
     def _copy_out(self, storages: Sequence[Storage], offsets: Sequence[int]) -> list[Sum]:
         assert self._temporary is not None  # noqa: S101 - set when the layout was agreed on
@@ -155,21 +152,8 @@ class Session:
                 sums.append(Sum(key, piece.start, piece.size_bytes, crc32))
             if back is not None:
                 back.begin()
-        if self._held is not None:
-            self._held.finish()  # nobody need wait for the disk
-            self._held.require_same(crc32s)
+        self._still.require(crc32s)
         return sums
-
-    @contextlib.contextmanager
-    def _noting_torn(self) -> Iterator[None]:
-        """Keep that something did not hold still, until all ranks are told."""
-        try:
-            yield
-        except TornSaveError as error:
-            self._torn = self._on_this_rank(error.problem)
-
-    def _on_this_rank(self, problem: str) -> str:
-        return f"{problem} (rank {self._ranks.rank})"
 
     def _end(self, parts: Parts, said: Mapping[str, Any]) -> dict[str, Any]:
         """Write everything that is no payload of a storage, and commit; nothing of it if a rank's is torn."""
@@ -227,7 +211,7 @@ def _all_said(said: list[Any]) -> dict[str, Any]:
     """Merge what ranks say of their writing: neighbouring checksums, and who was torn."""
     return {
         "sums": packed(joined(one for each in said for one in unpacked(each["sums"]))),
-        "torn": [one for each in said for one in each["torn"]][:1],
+        "torn": all_torn(said),
     }
 
 

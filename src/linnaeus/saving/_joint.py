@@ -24,7 +24,7 @@ from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.distributed import Group
 from linnaeus.errors import LinnaeusError, PeerFailedError, TornSaveError
 from linnaeus.saving._account import Account, SaveRecord
-from linnaeus.saving._job import Job, Task
+from linnaeus.saving._job import AbandonedError, Job, Task
 from linnaeus.saving._pipeline import Pipeline, Policy, hanging
 from linnaeus.saving._saver import Saver
 
@@ -200,22 +200,12 @@ class JointPipeline(Pipeline):
             super()._note(record)
 
 
-def _presummed(share: Share) -> str | None:
-    """Sum what is guarded, before anything else; return what of it has changed unannounced already."""
-    try:
-        if share.guard is not None:
-            share.guard.presum()
-    except TornSaveError as error:
-        return error.problem
-    return None
-
-
 class _Turn:
     """One save, as this rank's writer does it together with those of the others."""
 
     def __init__(self, saver: Saver, group: Group, number: int, calls: _Calls) -> None:
         self._saver, self._group, self._calls = saver, group, calls
-        self._number = number
+        self._number, self._is_told = number, False
         self._busy_since: float | None = None
         self._asked_at = self._due_at = math.inf
 
@@ -258,18 +248,32 @@ class _Turn:
         """
         self._group.begin_chapter(self._number)
         try:
-            size_bytes = self._write(job, permit)
+            size_bytes = self._write_told(job, permit)
+        except (AbandonedError, KeyboardInterrupt, SystemExit):
+            self._due_at = -math.inf  # the others are not to wait for this rank, nor it for them
+            raise
         except PeerFailedError as error:
             if error.missing:
                 self._due_at = -math.inf  # there is nobody to agree with
                 raise
             self._agree_when(1)
             raise
-        except LinnaeusError:
+        except BaseException:
             self._agree_when(1)
             raise
         self._agree_when(2)  # nothing to hurry for, so that nobody has to wait for the word
         return size_bytes
+
+    def _write_told(self, job: Job, permit: Callable[[], None]) -> int:
+        """Write; whatever keeps this rank from it between two agreements is told at the next one."""
+        try:
+            return self._write(job, permit)
+        except TornSaveError:  # on all ranks, which have agreed on it
+            raise
+        except BaseException as error:
+            if not self._is_told:
+                self.agree("saving", _raiser(error))
+            raise
 
     def _agree_when(self, num_calls: int) -> None:
         """Agree with all ranks on the call at which they notice; none gets past it before it is known."""
@@ -279,11 +283,10 @@ class _Turn:
         self._due_at = self._group.agree("what became of a save", lambda: mine, merge=max)
 
     def _write(self, job: Job, permit: Callable[[], None]) -> int:
-        from linnaeus.state import gathered_positions  # here, so that uploading stays free of torch
+        from linnaeus.state import begin_together  # here, so that uploading stays free of torch
 
         share = job.share
         assert share is not None  # noqa: S101 - what ranks save always has one
-        torn = _presummed(share)
 
         def publish(temporary: Path) -> list[str]:
             permit()
@@ -299,8 +302,7 @@ class _Turn:
             permit()
             self._saver.follow(job.path, kept)
 
-        positions = gathered_positions(share, self)
-        content, shares = share.whole(positions)
+        content, shares = begin_together(share, self)
         if job.path.suffix == pth.SHARDED:
             return pth.save_sharded(
                 content,
@@ -308,6 +310,7 @@ class _Turn:
                 shares=shares,
                 ranks=self,
                 about=job.about,
+                held=share.guard,
                 publish=publish,
                 follow=follow,
             )
@@ -319,7 +322,6 @@ class _Turn:
             about=job.about,
             recycled=self._saver.take_spare() if self.rank == 0 else None,
             held=share.guard,
-            torn=torn,
             publish=publish,
         )
 
@@ -328,7 +330,11 @@ class _Turn:
         if "conclude" in ways:
             conclude = ways["conclude"]
             ways["conclude"] = lambda merged: self._timed(lambda: conclude(merged))
-        return self._group.agree(what, lambda: self._timed(act), **ways)
+        try:
+            return self._group.agree(what, lambda: self._timed(act), **ways)
+        except BaseException:
+            self._is_told = True
+            raise
 
     def _timed(self, act: Callable[[], Any]) -> Any:
         self._busy_since = time.monotonic()
@@ -336,3 +342,12 @@ class _Turn:
             return act()
         finally:
             self._busy_since = None
+
+
+def _raiser(error: BaseException) -> Callable[[], Any]:
+    """Return what comes to an agreement with a failure."""
+
+    def act() -> None:
+        raise error
+
+    return act

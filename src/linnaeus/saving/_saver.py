@@ -130,29 +130,19 @@ class Saver:
             SaveError: It can't be written.
             TornSaveError: The content did not hold still.
         """
-        if job.path.suffix == pth.SHARDED:
-            pth.write_sharded(job.snapshot.content if job.snapshot else {}, temporary, job.path, job.about)
-            return
-        guard = None if job.snapshot is None else job.snapshot.guard
-        size_bytes = 0
+        snapshot = job.snapshot
+        guard = None if snapshot is None else snapshot.guard
         try:
-            content = {} if job.snapshot is None else job.snapshot.content
             if guard is not None:
-                guard.presum()
-            parts = pth.take_apart(dict(content), job.about, job.path)
-            size_bytes = parts.size_bytes
-            if not temporary.exists():
-                require_space(job.path, size_bytes)
-            crc32s = parts.write(temporary, None if guard is None else guard.pieces)
-            if guard is not None:
-                guard.finish()  # a step need not wait for the disk
-                guard.require_same(crc32s)
-            fsync_file(temporary)
+                guard.presum()  # before all else: until then a change could go unnoticed
+            content = {} if snapshot is None else snapshot.content
+            if job.path.suffix == pth.SHARDED:
+                pth.write_sharded(content, temporary, job.path, job.about, held=guard)
+            else:
+                _write_file(job, content, temporary)
         except TornSaveError as error:
             error.path = str(job.path)
             raise
-        except OSError as error:
-            raise pth.save_error(error, job.path, size_bytes) from error
 
     def publish(self, temporary: Path, path: Path) -> int:
         """Make a finished file or directory, which is on disk, the checkpoint; return its size.
@@ -257,6 +247,20 @@ class Saver:
 
     def _failed(self, error: OSError) -> SaveError:
         return SaveError(path=str(error.filename or self.directory), problem=error.strerror or str(error))
+
+
+def _write_file(job: Job, content: Mapping[str, Any], temporary: Path) -> None:
+    parts = pth.take_apart(dict(content), job.about, job.path)
+    try:
+        if not temporary.exists():
+            require_space(job.path, parts.size_bytes)
+        crc32s = parts.write(temporary, None if job.guard is None else job.guard.pieces)
+        if job.guard is not None:
+            job.guard.finish()  # a step need not wait for the disk
+            job.guard.require_same(crc32s)
+        fsync_file(temporary)
+    except OSError as error:
+        raise pth.save_error(error, job.path, parts.size_bytes) from error
 
 
 def _refuse_not_finite(state: Mapping[str, Any], path: Path) -> None:

@@ -7,7 +7,7 @@ is other rooms' business.
 from linnaeus.state._guard import Guard
 from linnaeus.state._loader import ResumableLoader
 from linnaeus.state._not_finite import refuse_not_finite
-from linnaeus.state._of_ranks import capture_share, gathered_positions, own_share, share_of
+from linnaeus.state._of_ranks import begin_together, capture_share, own_share, share_of
 from linnaeus.state._parts import RunParts
 from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
@@ -26,9 +26,9 @@ __all__ = [
     "Share",
     "Snapshot",
     "SpareMemory",
+    "begin_together",
     "capture_rng",
     "capture_share",
-    "gathered_positions",
     "hooked_optimizers",
     "own_box",
     "own_share",

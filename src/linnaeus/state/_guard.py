@@ -22,7 +22,7 @@ import torch
 from zlib_ng import zlib_ng
 
 from linnaeus.errors import TornSaveError
-from linnaeus.pth import memory_of
+from linnaeus.pth import memory_of, torn_save
 from linnaeus.state._spare import SpareMemory
 from linnaeus.state._staging import Lent
 
@@ -102,8 +102,12 @@ class Guard:
             each = iter(handles)
             for lent, content in self.lent:
                 content.update(zip(lent, each, strict=False))
-            for handle, version in zip(handles, self._versions, strict=True):
-                self._watch(handle, version)
+            try:
+                for handle, version in zip(handles, self._versions, strict=True):
+                    self._watch(handle, version)
+            except BaseException:
+                self._is_torn = True  # what is not watched could change unnoticed
+                raise
 
     def _watch(self, tensor: torch.Tensor, version: int) -> None:
         whole = tensor.untyped_storage()
@@ -126,7 +130,10 @@ class Guard:
         Raises:
             TornSaveError: Something changed unannounced already.
         """
-        for block in self._blocks_now().values():
+        blocks = self._blocks_now()
+        if self._is_torn:
+            raise _torn("a tensor was changed outside an optimizer's step")
+        for block in blocks.values():
             crc32 = 0
             for piece in self._pieces(block, bytearray(min(_PIECE_BYTES, block.size_bytes))):
                 if block.copied is not None:
@@ -247,8 +254,4 @@ class Guard:
 
 
 def _torn(problem: str) -> TornSaveError:
-    return TornSaveError(
-        path="the checkpoint",
-        problem=f"{problem} while it was being saved",
-        advice="Call CheckpointManager.before_mutation() before changing parameters or optimizer state.",
-    )
+    return torn_save("the checkpoint", f"{problem} while it was being saved")

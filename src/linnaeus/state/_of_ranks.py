@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from linnaeus.errors import ConfigError, ResumeMismatchError
-from linnaeus.pth import Ranks, Shares
+from linnaeus.pth import Ranks, Shares, Stillness, all_torn, require_still
 from linnaeus.state._by_name import is_by_name, numbered_as, optimizer_by_name
 from linnaeus.state._loader import ResumableLoader
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
@@ -72,26 +72,34 @@ def capture_share(parts: RunParts, ranks: Ranks) -> tuple[dict[str, Any], Shares
         PeerFailedError: Some rank did not come.
     """
     share = share_of(parts, {}, SpareMemory(), ranks.rank, ranks.world_size, is_held=False)
-    return share.whole(gathered_positions(share, ranks))
+    return begin_together(share, ranks)
 
 
-def gathered_positions(share: Share, ranks: Ranks) -> list[Any]:
-    """Return every rank's position in the data, none where there is one for all; call it on every rank.
+def begin_together(share: Share, ranks: Ranks) -> tuple[dict[str, Any], Shares]:
+    """Hold what this rank has, see to it that all do, and return it whole in form; call it on every rank.
 
     Raises:
         LinnaeusError: This rank can't have its share saved.
+        TornSaveError: On some rank something did not hold still; on every rank.
         PeerFailedError: Another one can't, or is missing.
     """
+    told = ranks.agree("beginning to save", lambda: _held(share, ranks), merge=_all_held)
+    require_still("the checkpoint", told["torn"])
+    return share.whole(told["positions"])
 
-    def own() -> list[Any]:
-        if share.problem is not None:
-            raise share.problem
-        return [] if share.position is None else [share.position]
 
-    told: list[Any] = ranks.agree(
-        "beginning to save", own, merge=lambda many: [one for part in many for one in part]
-    )
-    return told
+def _held(share: Share, ranks: Ranks) -> dict[str, list[Any]]:
+    """Hold a share; return what to tell of it."""
+    if share.problem is not None:
+        raise share.problem
+    still = Stillness(share.guard, ranks)
+    with still.noted():
+        share.hold()
+    return {"positions": [] if share.position is None else [share.position], "torn": still.torn}
+
+
+def _all_held(said: list[Any]) -> dict[str, list[Any]]:
+    return {"positions": [one for each in said for one in each["positions"]], "torn": all_torn(said)}
 
 
 def _each(part: Any, function: Any) -> Any:

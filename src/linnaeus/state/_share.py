@@ -68,6 +68,17 @@ class Share:
         """Return when parameters and optimizer state may be changed; likewise `Snapshot.release`."""
         self._snapshot.release(hold_seconds=hold_seconds, no_memory_seconds=no_memory_seconds)
 
+    def hold(self) -> None:
+        """Sum what is guarded, and wait for what is on its way from a GPU; the first act of a writer.
+
+        Raises:
+            TornSaveError: Some of it was changed outside an optimizer's step.
+        """
+        if self.guard is not None:
+            self.guard.presum()  # before all else: until then a change could go unnoticed
+        self._snapshot.content  # noqa: B018 - to be waited for
+        self._make()
+
     def whole(self, positions: Sequence[Any] = ()) -> tuple[dict[str, Any], Shares]:
         """Return the state, whole in form, and what of it this rank has.
 
@@ -89,7 +100,7 @@ class Share:
     def _make(self) -> tuple[dict[str, Any], Shares]:
         # The guard asks first, under its lock, whichever thread it is that needs to know.
         if self._made is None:
-            shares, frozen = Shares(), self._snapshot.content
+            shares, frozen = Shares(), self._snapshot.layout  # training may be who asks
             with collection_paused():
                 content = {k: self._node(value, self._live.get(k), shares) for k, value in frozen.items()}
             if self.streams:

@@ -48,10 +48,18 @@ class Snapshot:
 
         Waits for what is on its way from a GPU, and raises TornSaveError if that did not hold still.
         """
+        content = self.layout
+        if self.staged is not None:
+            self.staged.arrive()
+        return content
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The same, at once: the values of tensors that are on their way from a GPU may be missing."""
         if self.guard is not None:
             self.guard.settle()
         if self.staged is not None:
-            self.staged.arrive()
+            self.staged.begin()
         return self._content
 
     def release(self, *, hold_seconds: float, no_memory_seconds: float) -> None:
@@ -134,11 +142,9 @@ def _model(freezer: Freezer, parts: RunParts, content: OrderedDict[str, Any]) ->
     frozen, own = content.copy(), _trained(parts)
     lent = {name: item for name, item in content.items() if _is_in(item, own) and freezer.can_lend(item)}
     rest = content.keys() - lent.keys()
+    plain = [item for name in rest if type(item := content[name]) is torch.Tensor and _has_memory(item)]
     # Looking for frozen parameters is a walk over all modules, which a few statistics are not worth.
-    if (
-        sum(content[name].nbytes for name in rest if type(content[name]) is torch.Tensor)
-        > _WORTH_A_WALK_BYTES
-    ):
+    if sum(item.nbytes for item in plain) > _WORTH_A_WALK_BYTES:
         own = _frozen(parts)
         more = {name: content[name] for name in rest if _is_in(content[name], own)}
         lent |= {name: item for name, item in more.items() if freezer.can_lend(item)}

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from linnaeus.errors import TornSaveError
-from linnaeus.pth import memory_of
+from linnaeus.pth import memory_of, torn_save
 
 _VERSION = attrgetter("_version")
 _ALIGNMENT = 64
@@ -123,7 +122,8 @@ class Staging:
 class Staged:
     """The tensors of one snapshot that are on their way from devices.
 
-    The writer calls `arrive`; training calls `release` before it changes them.
+    The writer calls `arrive`; training calls `release` before it changes them. Whoever needs the tensors, but
+    not yet their values, calls `begin`.
 
     Args:
         staging: Has the lanes and the memory.
@@ -153,24 +153,20 @@ class Staged:
         Raises:
             TornSaveError: Something was changed outside an optimizer's step meanwhile.
         """
-        for device, done in self._begun().items():
+        for device, done in self.begin().items():
             self._lanes[device].wait(done)
         with self._lock:
             self._look()
             self._is_released = True  # what changes from here on was copied
         if self._is_torn:
-            raise TornSaveError(
-                path="the checkpoint",
-                problem="a tensor was changed outside an optimizer's step while it was being saved",
-                advice="Call CheckpointManager.before_mutation() before changing parameters or optimizer"
-                " state.",
-            )
+            problem = "a tensor was changed outside an optimizer's step while it was being saved"
+            raise torn_save("the checkpoint", problem)
 
     def release(self) -> None:
         """Return when what is enqueued from now on may change the tensors: at once, mostly."""
         if self._is_released:
             return
-        begun = self._begun()
+        begun = self.begin()
         with self._lock:
             self._look()
             self._is_released = True
@@ -181,8 +177,12 @@ class Staged:
         if not self._is_released and list(map(_VERSION, self._tensors)) != self._versions:
             self._is_torn = True
 
-    def _begun(self) -> Mapping[torch.device, Any]:
-        """Enqueue the copies, by whichever thread comes first; return the event after them by device."""
+    def begin(self) -> Mapping[torch.device, Any]:
+        """Give the content its tensors, and enqueue the copies, in whichever thread comes first.
+
+        Returns:
+            The event after the copies, by device.
+        """
         with self._lock:
             if self._done is None:
                 self._moves = [*self._place(), *self._clones]

@@ -121,7 +121,7 @@ def test_an_unannounced_change_of_a_device_s_tensor_is_noticed(lane: ThreadLane,
     before = tensors["a"].clone()
     staged = Staged(staging(lane), loan)
     if when == "while copying":
-        staged._begun()
+        staged.begin()
     if way == "in place":
         tensors["a"].add_(1)
     else:
