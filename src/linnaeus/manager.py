@@ -107,7 +107,6 @@ class CheckpointManager:
         weakref.finalize(self, self._watch.stop)  # a run that was not closed must not swallow signals
         self.lineage: dict[str, Any] = {}
         """Where the weights come from, handed on when resuming; `pretrained` tells what was loaded."""
-        self._run = uuid.uuid4().hex  # tells this run's files from those of others
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
         directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
@@ -120,8 +119,9 @@ class CheckpointManager:
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
-        prepare = self._saver.prepare if self._group.leads_node else lambda: None
-        self._group.agree("preparing the directory", prepare, alike=True)
+        ready = self._saver.prepare if self._group.leads_node else lambda: None
+        new_id = lambda _: uuid.uuid4().hex  # noqa: E731 - which tells this run's files from those of others
+        self._run: str = self._group.agree("preparing the directory", ready, conclude=new_id, alike=True)
         self._trace = Trace(self.directory)
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._pipeline.release())

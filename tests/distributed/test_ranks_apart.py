@@ -38,3 +38,9 @@ def test_what_no_node_has_is_told(tmp_path: Path) -> None:
         told = (tmp_path / f"refused_{rank}.txt").read_text()
         assert "no node that is here has __" in told
         assert "TRAIN.RESUME" in told
+
+
+def test_each_node_sends_its_part_and_gets_what_it_lost(tmp_path: Path) -> None:
+    """The bucket has a whole checkpoint when the run ends; a node's lost part is fetched, and no other's."""
+    (tmp_path / "bucket").mkdir()
+    torchrun(4, tmp_path, "copies_apart", module=_MODULE)

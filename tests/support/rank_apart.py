@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from linnaeus import pth
 from linnaeus.errors import CheckpointInvalidError
+from linnaeus.remote._rclone import RcloneRemote
 from support.rank_process import main
 from support.rank_run import RankRun, equal
+from support.replacing import noting
 
 NEWEST = "checkpoint_epoch_1_step_8.sharded"
 OLDER = "checkpoint_epoch_0_step_4.sharded"
@@ -123,7 +127,42 @@ def hands_on_what_is_needed(directory: Path) -> None:
         assert [name[:4] for name in after - before] == ["__0_"], (before, after)
 
 
-SCENARIOS = {one.__name__: one for one in (saves_apart, goes_on_apart, hands_on_what_is_needed)}
+def copies_apart(directory: Path) -> None:
+    """Every node sends its part, and what a node lost comes from the bucket: that, and no more of it."""
+    rank, run = dist.get_rank(), RankRun("fsdp")
+    mine, there = directory / f"node{rank // 2}", directory / "bucket" / "run"
+    bucket = {"ENABLED": True, "REMOTE": ":local:", "NAME": str(directory / "bucket"), "PATH_PREFIX": "run/"}
+    run.train(mine, FORMAT="sharded", bucket=bucket)
+    state = run.state()
+    dist.barrier()
+    for name in ("checkpoint_epoch_1.sharded", "checkpoint_epoch_2.sharded"):
+        assert pth.verify(there / name).ok
+        assert {one.name for one in mine.iterdir() if one.name == name} == {name}
+    for lost in ("node1", "node0", "node*"):
+        dist.barrier()
+        if rank == 0:
+            for node in directory.glob(lost):
+                shutil.rmtree(node)
+        dist.barrier()
+        fetched: list[str] = []
+        with noting(RcloneRemote, "fetch", partial(_note, fetched)):
+            again = RankRun("fsdp", seed=77)
+            ckpt = again.manager(mine, FORMAT="sharded", bucket=bucket)
+            progress = ckpt.resume()
+        assert progress.resumed_from == mine / "checkpoint_epoch_2.sharded"
+        assert equal(again.state(), state)
+        ckpt.close()
+        ranks = {name.rpartition("/")[2][:4] for name in fetched if name.endswith(".distcp")}
+        # The first rank asks the bucket, for what its node lacks.
+        expected = {"__2_", "__3_"} if lost == "node1" else {"__0_", "__1_", "__2_", "__3_"}
+        assert ranks == (expected if rank == 0 else set()), ranks
+
+
+def _note(names: list[str], _: Any, name: str, *__: Any, **___: Any) -> None:
+    names.append(name)
+
+
+SCENARIOS = {one.__name__: one for one in (saves_apart, goes_on_apart, hands_on_what_is_needed, copies_apart)}
 
 if __name__ == "__main__":
     main(SCENARIOS)

@@ -109,7 +109,7 @@ class RcloneRemote:
         options = LISTING | ({"showHash": True, "hashTypes": self._digests} if digests else {})
         parameters = {"fs": self.root, "remote": name, "opt": options}
         item = self._call(f"looking up {name}", "operations/stat", parameters)["item"]
-        return None if item is None else remote_file(item)
+        return None if item is None else replace(remote_file(item), name=name)  # with its folder
 
     def fetch(self, name: str, destination: Path, *, progress: Progress | None = None) -> None:
         """Copy one file here; see `Remote.fetch`."""

@@ -127,7 +127,7 @@ class RcloneSession:
         options = LISTING | ({"showHash": True, "hashTypes": list(self.digests)} if self.digests else {})
         parameters = {"fs": self.root, "remote": self.prefix + name, "opt": options}
         item = self._call(f"looking up {name}", "operations/stat", parameters)["item"]
-        return None if item is None else remote_file(item)
+        return None if item is None else replace(remote_file(item), name=name)  # with its folder
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Return bytes of a file; see `Session.read`."""

@@ -61,15 +61,22 @@ class Copies:
         remote: Its place in the bucket.
         retention: Which copies to keep.
         run: Returns the id by which this run's files are known.
+        rank: Which of the ranks that send this one is. Only the first removes anything.
     """
 
     def __init__(
-        self, directory: Path, remote: Remote, retention: Retention, run: Callable[[], str | None]
+        self,
+        directory: Path,
+        remote: Remote,
+        retention: Retention,
+        run: Callable[[], str | None],
+        *,
+        rank: int = 0,
     ) -> None:
         self.directory = directory
         self.remote = remote
         self.retention = retention
-        self._run = run
+        self._run, self._rank = run, rank
         self._same: dict[str, tuple[_Identity, _Version]] = {}
         self._described: dict[_Version, RunCheckpoint] = {}
         self._cleaned: set[str] = set()
@@ -184,7 +191,7 @@ class Copies:
             raise self._conflict(self._describe(session, there))
         identity = _identity(checkpoint.path)
         same = partial(self._is_same, session)
-        send(self.remote, session, checkpoint.path, name, same, progress, mark=self._run() or "")
+        send(self.remote, session, checkpoint.path, name, same, progress, mark=self._mark() or "")
         arrived = _known(session, name)
         if arrived is not None:
             self._same[name] = identity, _version(arrived)
@@ -211,6 +218,8 @@ class Copies:
         Returns:
             The names that were removed.
         """
+        if self._rank != 0:
+            return []
         ours = self._ours(session)
         # First, since what is hidden behind a copy that goes would be seen again.
         for name in ours.keys() - self._cleaned:
@@ -222,6 +231,11 @@ class Copies:
             delete(session, name)
             _log.info("removed %s from %s: no rule keeps it", name, self.remote.place)
         return removed
+
+    def _mark(self) -> str | None:
+        """Return what uploads of this process are marked with, which others' are not taken for."""
+        run = self._run()
+        return f"{run}-{self._rank}" if run and self._rank else run
 
     def plan(self, session: Session) -> Mapping[str, tuple[str, ...]]:
         """Return this run's copies with the reasons to keep each; none for those that `tidy` would remove."""
@@ -247,9 +261,9 @@ class Copies:
 
     def drop_unfinished(self) -> None:
         """Drop uploads of this run that a killed process has not ended; where that is refused they stay."""
-        run = self._run()
+        mark = self._mark()
         try:
-            dropped = self.remote.drop_unfinished(run) if run else []
+            dropped = self.remote.drop_unfinished(mark) if mark else []
         except LinnaeusError as error:
             _log.info("unfinished uploads stay in %s: %s", self.remote.place, error)
         else:

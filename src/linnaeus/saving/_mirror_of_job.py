@@ -1,4 +1,7 @@
-"""The copies of a run of several ranks: the first rank sends them, and all wait for it at the end."""
+"""The copies of a run of several ranks: the first rank sends them, and all wait for it at the end.
+
+Of shards in directories that nodes do not share, one rank of each node sends its node's part.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from linnaeus.config import Config
 from linnaeus.distributed import Group
 from linnaeus.remote import Remote, open_in_background
+from linnaeus.resolving import who_shares
 from linnaeus.runs import RunCheckpoint
 from linnaeus.saving._copies import Copies
 from linnaeus.saving._mirror import Mirror, NoMirror, rules_there
@@ -20,7 +24,7 @@ class MirrorOfJob:
     """What keeps a run's copies when it has several ranks; each call must be made on every rank.
 
     Args:
-        mirror: Keeps the copies, on the first rank; elsewhere one that does nothing.
+        mirror: Keeps the copies, on the ranks that send; elsewhere one that does nothing.
         group: All ranks.
     """
 
@@ -32,12 +36,12 @@ class MirrorOfJob:
         self._mirror.notice()
 
     def owed(self, local: Sequence[RunCheckpoint]) -> Mapping[str, str]:
-        """Return which checkpoints the bucket should and may not have; none but on the first rank."""
+        """Return which checkpoints the bucket should and may not have; none but on ranks that send."""
         return self._mirror.owed(local)
 
     def remote(self) -> Remote | None:
         """Return the place with the copies on the first rank, None on the others."""
-        return self._mirror.remote()
+        return self._mirror.remote() if self._group.roles.is_first else None
 
     def close(self, seconds: float | None = None) -> None:
         """Wait until all has arrived, on every rank, but not for ever.
@@ -60,7 +64,8 @@ class MirrorOfJob:
         except BaseException:
             self._mirror.close(seconds)
             raise
-        self._group.decide_once("copying the run to its bucket", lambda: self._mirror.close(seconds))
+        what, mine = "copying the run to its bucket", self._group.rank
+        self._group.decide_apart(what, mine, lambda _: self._mirror.close(seconds))
 
 
 def open_mirror(
@@ -72,7 +77,7 @@ def open_mirror(
         cfg: `ENV.OUTPUT.BUCKET` says where to and what to keep there, `SCHEDULE.CHECKPOINT` what is best.
         directory: The run's checkpoints.
         run: Returns the id of the run.
-        group: The ranks of the run, of which the first copies; None for one process.
+        group: The ranks of the run; None for one process.
 
     Raises:
         RemoteAuthError: The credentials are missing.
@@ -82,17 +87,19 @@ def open_mirror(
         return NoMirror()
     if group is None or group.world_size == 1:
         return _mirror_of(cfg, directory, run)
-    opened: list[Mirror] = []
+    what, senders, opened = "opening the run's bucket", [0], list[Mirror]()
+    if cfg.SCHEDULE.CHECKPOINT.FORMAT == "sharded":
+        _, senders = who_shares(directory, group, what)
 
-    def open_first() -> None:
-        if group.roles.is_first:
-            opened.append(_mirror_of(cfg, directory, run))
+    def open_own() -> None:
+        if group.rank in senders:
+            opened.append(_mirror_of(cfg, directory, run, group.rank))
 
-    group.agree("opening the run's bucket", open_first, alike=True)
+    group.agree(what, open_own, alike=True)
     return MirrorOfJob(opened[0] if opened else NoMirror(), group)
 
 
-def _mirror_of(cfg: Config, directory: Path, run: Callable[[], str]) -> Mirror:
+def _mirror_of(cfg: Config, directory: Path, run: Callable[[], str], rank: int = 0) -> Mirror:
     bucket = cfg.ENV.OUTPUT.BUCKET
-    copies = Copies(directory, open_in_background(bucket), rules_there(cfg), run)
+    copies = Copies(directory, open_in_background(bucket), rules_there(cfg), run, rank=rank)
     return Mirror(copies, bucket, close_seconds=bucket.CLOSE_TIMEOUT_SECONDS)
