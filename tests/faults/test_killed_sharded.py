@@ -209,7 +209,7 @@ def test_a_lost_rank_is_named_by_all_others(tmp_path: Path, victim: int, stage: 
                 assert process.wait(timeout=120) == 0
     others = [rank for rank in range(3) if rank != victim]
     assert [json.loads((tmp_path / f"met_{rank}.json").read_text()) for rank in others] == [[victim]] * 2
-    choice = choose_newest(tmp_path / "run")
+    choice = choose_newest(tmp_path / "node0")
     assert choice is not None
     assert choice.path.name == "checkpoint_epoch_0.sharded"
     assert choice.passed_over == ()

@@ -150,10 +150,11 @@ def _held(name: str = "RssAnon") -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
-def dies(directory: Path, victim: str, stage: str, how: str) -> None:
+def dies(directory: Path, victim: str, stage: str, how: str, per_node: str = "8") -> None:
     """One rank is killed or stopped at a stage of a save; the others write down what they met."""
-    rank, run = dist.get_rank(), RankRun("fsdp", batch_size=6)
-    ckpt = run.manager(directory / "run", DEADLINE_SECONDS=3.0, FORMAT="sharded")
+    rank, run = dist.get_rank(), RankRun("fsdp", batch_size=12)
+    node = f"node{rank // int(per_node)}"
+    ckpt = run.manager(directory / node, DEADLINE_SECONDS=3.0, FORMAT="sharded")
     ckpt.save()
     ckpt.progress = ckpt.progress.after_step()
     if rank == int(victim):
@@ -163,6 +164,7 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
             "writing": (_shard_files.Writer, "write"),
             "metadata": (_shard_files.Writer, "finish"),
             "commit file": (_save_sharded, "compose_commit"),
+            "told": (_save_sharded, "unpacked"),
             "end": (_saver, "commit_directory"),
         }[stage]
         setattr(owner, place, lambda *_, **__: os.kill(os.getpid(), number))
@@ -173,9 +175,33 @@ def dies(directory: Path, victim: str, stage: str, how: str) -> None:
     os._exit(0)  # torch would wait for the dead
 
 
+def goes_on(directory: Path, per_node: str, *deaths: str) -> None:
+    """After each of the deaths, all ranks go on from the checkpoint before; nothing half-written is left."""
+    for death in deaths:
+        node = directory / death.replace(",", ":") / f"node{dist.get_rank() // int(per_node)}"
+        ckpt = RankRun("fsdp", batch_size=12).manager(node, FORMAT="sharded")
+        progress = ckpt.resume()
+        assert progress.resumed_from == node / "checkpoint_epoch_0.sharded"
+        ckpt.close()
+        dist.barrier()
+        names = {entry.name for entry in node.iterdir() if not entry.is_symlink()}
+        assert {name.removesuffix(".invalid") for name in names} <= {
+            "checkpoint_epoch_0.sharded",
+            "checkpoint_epoch_0_step_1.sharded",
+        }, names
+
+
 SCENARIOS = {
     one.__name__: one
-    for one in (resumes_exactly, takes_over, keeps_every_placement, reads_its_own_part, holds_no_copy, dies)
+    for one in (
+        resumes_exactly,
+        takes_over,
+        keeps_every_placement,
+        reads_its_own_part,
+        holds_no_copy,
+        dies,
+        goes_on,
+    )
 }
 
 if __name__ == "__main__":
