@@ -50,7 +50,8 @@ _WORDING = Wording(
     whole="a safe checkpoint",
     instead="Store plain values in its place.",
     made="file",
-    unseen="One file for all ranks needs a directory that all of them share.",
+    unseen="One file for all ranks needs a directory that all of them share;"
+    " SCHEDULE.CHECKPOINT.FORMAT: sharded needs none.",
 )
 
 
