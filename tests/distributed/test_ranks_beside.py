@@ -40,3 +40,16 @@ def test_unannounced_changes_on_one_rank_are_never_published(tmp_path: Path, for
     Until then the checkpoint before is the newest.
     """
     torchrun(2, tmp_path, f"is_torn:in_place:{form}", f"is_torn:hidden:{form}")
+
+
+@pytest.mark.parametrize("form", ["pth", "sharded"])
+def test_what_comes_from_devices_is_of_one_instant(tmp_path: Path, form: str) -> None:
+    """Ranks may step at once; a change on one of them that nobody announced is thrown away by all."""
+    torchrun(2, tmp_path, f"comes_from_a_device:{form}", f"is_torn_on_a_device:{form}")
+
+
+@pytest.mark.parametrize("form", ["pth", "sharded"])
+def test_no_error_of_one_rank_leaves_others_waiting(tmp_path: Path, form: str) -> None:
+    """Wherever in a save it comes, inside an agreement or not, all raise at the same step, naming it."""
+    places = ("arriving", "whole", "laying out", "after")
+    torchrun(2, tmp_path, *(f"fails_between_agreements:{place}:{form}" for place in places))

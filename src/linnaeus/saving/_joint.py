@@ -249,6 +249,7 @@ class _Turn:
         self._group.begin_chapter(self._number)
         try:
             size_bytes = self._write_told(job, permit)
+            self._agree_when(2)  # nothing to hurry for, so that nobody has to wait for the word
         except (AbandonedError, KeyboardInterrupt, SystemExit):
             self._due_at = -math.inf  # the others are not to wait for this rank, nor it for them
             raise
@@ -261,7 +262,6 @@ class _Turn:
         except BaseException:
             self._agree_when(1)
             raise
-        self._agree_when(2)  # nothing to hurry for, so that nobody has to wait for the word
         return size_bytes
 
     def _write_told(self, job: Job, permit: Callable[[], None]) -> int:
