@@ -171,7 +171,7 @@ class JointPipeline(Pipeline):
         return False  # the others are to know, and so it is told with the next save
 
     def _new_task(self) -> Task:
-        job = self._make(self._must_copy)
+        job = self._make(self._copying.is_on)
         if self._stuck is not None and job.share is not None:
             job = replace(job, share=replace(job.share, problem=hanging(self._stuck)))
         self._number += 1
