@@ -33,7 +33,7 @@ from linnaeus.state import RunParts, capture_share, own_share, restore
 dcp: Any = checkpoint  # what it exports is not declared
 OURS, OVER, DCP = "linnaeus", "linnaeus, blocks of a pruned file", "DCP, cached plans"
 CHECKED, DCP_LOAD = "linnaeus, every byte verified first", "DCP"
-BESIDE, DCP_ASYNC = "linnaeus", "DCP async_save"
+BESIDE, BESIDE_SHARDED, DCP_ASYNC = "linnaeus", "linnaeus, FORMAT: sharded", "DCP async_save"
 _WIDTH, _NUM_LAYERS = 1010, 28  # with AdamW's two moments 343 MB
 
 
@@ -65,6 +65,7 @@ class Job:
         self.planner = dcp.DefaultSavePlanner(enable_plan_caching=True)
         self.over = directory / "over.pth"
         self.pending: list[Any] = []
+        self.ckpts: list[linnaeus.CheckpointManager] = []
 
     def learn(self) -> None:
         """Do one step."""
@@ -90,23 +91,26 @@ class Job:
 
     def besides(self) -> dict[str, Turn]:
         """What training waits for when a save begins."""
-        settings = [
-            f"ENV.OUTPUT.DIRS.CHECKPOINTS={self.directory}/run",
-            "SCHEDULE.CHECKPOINT.EXIT_SIGNALS=[]",
-        ]
-        settings += ["SCHEDULE.CHECKPOINT.INTERVAL_STEPS=1", "SCHEDULE.CHECKPOINT.KEEP_LAST_N=2"]
-        cfg = linnaeus.load_config(None, settings)
-        self.ckpt = linnaeus.CheckpointManager(cfg, model=self.model, optimizer=self.optimizer)
-        self.ckpt.save()
+        self.ckpts = [self._manager(form) for form in ("pth", "sharded")]
         self.dcp_group: Any = dist.new_group(backend="gloo")
-        return {DCP_ASYNC: Turn(self._save_async), BESIDE: Turn(self.ckpt.step)}
+        ours = zip((BESIDE, BESIDE_SHARDED), self.ckpts, strict=True)
+        return {DCP_ASYNC: Turn(self._save_async), **{name: Turn(ckpt.step) for name, ckpt in ours}}
+
+    def _manager(self, form: str) -> linnaeus.CheckpointManager:
+        plan = {"INTERVAL_STEPS": 1, "KEEP_LAST_N": 2, "FORMAT": form, "EXIT_SIGNALS": "[]"}
+        settings = [f"SCHEDULE.CHECKPOINT.{key}={value}" for key, value in plan.items()]
+        settings.append(f"ENV.OUTPUT.DIRS.CHECKPOINTS={self.directory}/run_{form}")
+        cfg = linnaeus.load_config(None, settings)
+        ckpt = linnaeus.CheckpointManager(cfg, model=self.model, optimizer=self.optimizer)
+        ckpt.save()
+        return ckpt
 
     def finish(self) -> None:
         """Wait for what goes on in the background."""
         while self.pending:
             self.pending.pop().result()
-        if hasattr(self, "ckpt"):
-            self.ckpt.wait()
+        for ckpt in self.ckpts:
+            ckpt.wait()
 
     def _save(self, path: Path, recycled: Any = None) -> None:
         state, shares = capture_share(self.parts, self.group)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 import linnaeus
+from linnaeus.saving import _saver
 from linnaeus.state import _guard
 from support.small_run import config
 from support.trees import same
@@ -224,3 +226,34 @@ def test_unannounced_changes_are_never_published(place: Path, dawdling: random.R
         redone += run.ckpt._account.num_redone
     assert redone
     assert num_files >= NUM_SAVES // 100 * 4
+
+
+def test_a_run_that_changed_once_goes_back_to_saving_without_copies(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ten good saves by copy the next one reads the state where it is; a second change doubles that."""
+    run, asked, may_write = Run(place / "run", random.Random(1)), list[bool](), threading.Event()
+    make, write = run.ckpt._pipeline._make, _saver._write_file
+
+    def noted(by_copy: bool) -> Any:
+        asked.append(by_copy)
+        return make(by_copy)
+
+    def waits(*args: Any) -> None:
+        may_write.wait()
+        write(*args)
+
+    monkeypatch.setattr(run.ckpt._pipeline, "_make", noted)
+    monkeypatch.setattr(_saver, "_write_file", waits)
+    while len(asked) < 35:
+        may_write.clear()
+        run.ckpt.progress = run.ckpt.progress.after_step()
+        run.ckpt._begin_saving()
+        if not asked[-1] and asked.count(False) <= 2:  # the writer has not begun
+            with torch.no_grad():
+                run.model.scale.add_(1)
+        may_write.set()
+        run.ckpt.wait()
+    run.ckpt.close()
+    assert asked == [False, *[True] * 10, False, *[True] * 20, False, False, False]
+    assert run.ckpt._account.num_redone == 2

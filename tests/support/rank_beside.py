@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ import torch.distributed as dist
 from linnaeus import pth
 from linnaeus.errors import InsufficientSpaceError, PeerFailedError, SaveError, SaveTimeoutError
 from linnaeus.pth import _save_sharded, _shard_files, _shard_plan, _together
-from linnaeus.saving import _saver
-from linnaeus.state import _guard
+from linnaeus.saving import _joint, _saver
+from linnaeus.state import Snapshot, _guard, _share
+from linnaeus.state._staging import Staged
+from support.lanes import ThreadLane, staging
 from support.processes import wait_until
 from support.rank_run import RankRun
 
@@ -185,8 +188,9 @@ def is_torn(directory: Path, how: str, form: str = "pth") -> None:
         wait_until(lambda: bool(guard._blocks) and all(b.crc32 is not None for b in guard._blocks.values()))
         dist.barrier()
         if beside.rank == 1:
-            mine = next(beside.run.model.parameters())._local_tensor
-            (mine.data if how == "hidden" else mine.detach()).add_(1.0)
+            parameter = next(beside.run.model.parameters())
+            with torch.no_grad():
+                (parameter.to_local() if how == "hidden" else parameter).add_(1.0)
         dist.barrier()
         let_go()
         beside.end()
@@ -199,6 +203,99 @@ def is_torn(directory: Path, how: str, form: str = "pth") -> None:
     assert beside.names() == [before.name, f"checkpoint_epoch_0_step_3.{form}"]
     beside.check(beside.directory / f"checkpoint_epoch_0_step_3.{form}", expected)
     beside.ckpt.close()
+
+
+@contextlib.contextmanager
+def on_a_device() -> Iterator[ThreadLane]:
+    """Let what a save reads come from a device of which a thread plays the copying stream."""
+    real, lane = _share.take_snapshot, ThreadLane()
+
+    def taken(*args: Any, **named: Any) -> Snapshot:
+        snapshot = real(*args, **named)
+        if snapshot.guard is None:
+            return snapshot
+        return Snapshot(
+            snapshot._content, None, Staged(staging(lane), snapshot.guard.lent, (), snapshot.guard.owners)
+        )
+
+    _share.take_snapshot = taken
+    try:
+        yield lane
+    finally:
+        lane.stop()
+        _share.take_snapshot = real
+
+
+def comes_from_a_device(directory: Path, form: str) -> None:
+    """What is on its way while all ranks step is saved as it was."""
+    with on_a_device() as lane:
+        beside = Beside(directory / f"device_{form}", INTERVAL_STEPS=100, FORMAT=form)
+        expected = beside.run.whole()
+        beside.ckpt.progress = beside.ckpt.progress.after_step()
+        beside.ckpt._begin_saving()
+        threading.Timer(0.05 * beside.rank, lane.may_copy.set).start()
+        beside.learn()
+        beside.ckpt.wait()
+    beside.check(beside.directory / f"checkpoint_epoch_0_step_1.{form}", expected)
+    beside.ckpt.close()
+
+
+def is_torn_on_a_device(directory: Path, form: str) -> None:
+    """What changes on one rank before it was copied is thrown away by all, and saved again by copy."""
+    with on_a_device() as lane:
+        beside = Beside(directory / f"device_torn_{form}", INTERVAL_STEPS=100, FORMAT=form)
+        beside.ckpt.progress = beside.ckpt.progress.after_step()
+        beside.ckpt._begin_saving()
+        if beside.rank == 1:
+            with torch.no_grad():
+                next(beside.run.model.parameters()).add_(1.0)
+        lane.may_copy.set()
+        beside.end()
+        assert beside.names() == []
+        expected = beside.run.whole()
+        beside.ckpt.progress = beside.ckpt.progress.after_step()
+        beside.ckpt._reach(due=False)
+        assert beside.ckpt._account.num_redone == 1
+        beside.ckpt.wait()
+    assert beside.names() == [f"checkpoint_epoch_0_step_2.{form}"]
+    beside.check(beside.directory / f"checkpoint_epoch_0_step_2.{form}", expected)
+    beside.ckpt.close()
+
+
+def fails_between_agreements(directory: Path, place: str, form: str) -> None:
+    """Whatever one rank meets anywhere is raised by all at one step, naming it; the next save is good."""
+    with on_a_device() as lane:
+        lane.may_copy.set()
+        beside = Beside(directory / f"between_{place}_{form}", FORMAT=form)
+        problem = RuntimeError("the device is gone")
+        owner, name = {
+            "arriving": (ThreadLane, "wait"),
+            "whole": (_share.Share, "whole"),
+            "laying out": LAYS_OUT[form],
+            "after": (_joint._Turn, "_write"),
+        }[place]
+        real = getattr(owner, name)
+        if beside.rank == 1:
+            setattr(owner, name, lambda *args: _failing_after(real, args, problem, place == "after"))
+        beside.step()
+        beside.end()
+        setattr(owner, name, real)
+        with pytest.raises(SaveError, match="the device is gone") as caught:
+            beside.step()
+        assert beside.ckpt.progress.step == 2
+        if beside.rank != 1:
+            assert isinstance(caught.value, PeerFailedError)
+            assert (list(caught.value.ranks), list(caught.value.missing)) == ([1], [])
+        beside.step()
+        beside.ckpt.close()
+    saved = (1, 3) if place == "after" else (3,)
+    assert beside.names() == [f"checkpoint_epoch_0_step_{number}.{form}" for number in saved]
+
+
+def _failing_after(real: Any, args: Any, problem: Exception, does_it: bool) -> None:
+    if does_it:
+        real(*args)
+    raise problem
 
 
 def steps_at_random(directory: Path, parallel: str, count: str, form: str = "pth") -> None:
@@ -335,8 +432,6 @@ def hangs(directory: Path) -> None:
 
 def passes_tensors_on(directory: Path, form: str = "pth") -> None:
     """Parts too scattered to be written are passed between ranks at the call, or while all wait."""
-    from linnaeus.state import _share
-
     for number, budget in enumerate((64 << 20, 0)):
         _share.MOVED_BYTES, before = budget, _share.MOVED_BYTES
         beside = Beside(directory / f"passes_{number}_{form}", "columns", FORMAT=form)
@@ -371,7 +466,10 @@ def dies_beside_training(directory: Path, victim: str) -> None:
 SCENARIOS = {
     one.__name__: one
     for one in (
+        comes_from_a_device,
         dies_beside_training,
+        fails_between_agreements,
+        is_torn_on_a_device,
         fails,
         goes_on,
         hangs,

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linnaeus.distributed._answering import NoAnswerError
 from linnaeus.distributed._outcome import Outcome, joined
+from linnaeus.distributed._party import Party
 from linnaeus.distributed._store import Store, absent
 from linnaeus.errors import PeerFailedError
-
-if TYPE_CHECKING:
-    from linnaeus.distributed._group import Group
 
 # Who waits for others of the tree gives up a little before who waits for the verdict, and tells more.
 _GRACE_SECONDS = 0.5
@@ -50,10 +48,10 @@ def store_of_job(what: str) -> Iterator[None]:
 class Agreement:
     """One agreement, seen from one rank."""
 
-    def __init__(self, group: Group, store: Store, what: str, prefix: str, deadline_seconds: float) -> None:
+    def __init__(self, party: Party, store: Store, what: str, prefix: str, deadline_seconds: float) -> None:
         self._deadline_seconds = deadline_seconds
-        self._group, self._store, self._what, self._prefix = group, store, what, prefix
-        self._rank, self._world_size = group.roles.rank, group.roles.world_size
+        self._party, self._store, self._what, self._prefix = party, store, what, prefix
+        self._rank, self._world_size = party.roles.rank, party.roles.world_size
 
     def _key(self, kind: str, rank: int | None = None) -> str:
         return f"{self._prefix}/{kind}" if rank is None else f"{self._prefix}/{kind}/{rank}"
@@ -83,10 +81,10 @@ class Agreement:
 
     def _reach(self, mine: Outcome, merge: Merge, conclude: Callable[[Any], Any]) -> Outcome:
         heard = [mine]
-        below = self._group.below(self._rank)
+        below = self._party.below(self._rank)
         if below:
             up = [self._key("up", rank) for rank in below]
-            self._store.set(self._group.mine(self._key("in", self._rank)), "")
+            self._store.set(self._party.mine(self._key("in", self._rank)), "")
             self._await(below, lambda: self._store.check(up) or self.is_over())
             if not self._store.check(up):
                 return self._verdict()
@@ -97,12 +95,12 @@ class Agreement:
         merged = _merged(heard, merge)
         if self._rank == 0:
             return self._conclude(merged, conclude)
-        self._store.set(self._group.mine(self._key("up", self._rank)), merged.to_text())
+        self._store.set(self._party.mine(self._key("up", self._rank)), merged.to_text())
         return self._verdict()
 
     def _await(self, below: Sequence[int], have_come: Callable[[], bool]) -> None:
         """Wait for those that tell this rank, or give all up."""
-        if not self._group.waiting.until(have_come, self._deadline_seconds):
+        if not self._party.waiting.until(have_come, self._deadline_seconds):
             self._abort()
 
     def _conclude(self, merged: Outcome, conclude: Callable[[Any], Any]) -> Outcome:
@@ -123,7 +121,7 @@ class Agreement:
     def _verdict(self) -> Outcome:
         """Wait for the verdict; give up once, and then, should rank 0 be concluding, a moment later."""
         for patience in (self._deadline_seconds + _GRACE_SECONDS, _GRACE_SECONDS):
-            if self._group.waiting.until(self.is_over, patience):
+            if self._party.waiting.until(self.is_over, patience):
                 return self.verdict()
             self._abort()
         return Outcome(missing=[0])  # it claimed the conclusion and never came to it
@@ -143,12 +141,12 @@ class Agreement:
             self._pronounce(Outcome(missing=missing or [0]))
 
     def _pronounce(self, verdict: Outcome) -> None:
-        self._store.set(self._group.mine(self._key("verdict")), verdict.to_text())
-        self._group.mine(self._key("claim"))
+        self._store.set(self._party.mine(self._key("verdict")), verdict.to_text())
+        self._party.mine(self._key("claim"))
 
     def _missing(self) -> list[int]:
         """Return who did not come, and who came, heard all that they wait for, and said nothing."""
-        leaders = {rank: below for rank in range(self._world_size) if (below := self._group.below(rank))}
+        leaders = {rank: below for rank in range(self._world_size) if (below := self._party.below(rank))}
         arrival = {
             self._key("in" if rank in leaders else "up", rank): rank for rank in range(self._world_size)
         }

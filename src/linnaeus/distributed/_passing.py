@@ -62,9 +62,10 @@ class Passing:
             self._connections = self._connected()  # kept until all members have everything
             self._stream(start, stop, each)
         except BaseException as error:
-            self._disconnect()
+            self._disconnect()  # whatever it was, an interruption too: others wait for this rank's bytes
             if not isinstance(error, RuntimeError) or isinstance(error, LinnaeusError):
                 raise
+            # Gloo's: that a connection broke is the consequence of something, which is to be told instead.
             self._explain()
             raise self._unexplained(error) from error
 

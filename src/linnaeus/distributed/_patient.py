@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linnaeus.distributed._agreement import Agreement, store_of_job
 from linnaeus.distributed._heartbeat import Watch, beating
 from linnaeus.distributed._outcome import Outcome
+from linnaeus.distributed._party import Party
 from linnaeus.distributed._store import Store
-
-if TYPE_CHECKING:
-    from linnaeus.distributed._group import Group
 
 BEAT_SECONDS = 1.0
 # Rank 0 may hold the store: it stays a little for those who have not read yet why all give up.
@@ -26,15 +24,15 @@ _FAREWELL_SECONDS = 3.0
 class PatientAgreement(Agreement):
     """One agreement without a deadline, seen from one rank."""
 
-    def __init__(self, group: Group, store: Store, what: str, prefix: str) -> None:
-        super().__init__(group, store, what, prefix, group.deadline_seconds)
-        self.what, self.prefix, self.waiting = what, prefix, group.waiting
-        self._watch = Watch(store, group.waiting, group.silence_seconds)
+    def __init__(self, party: Party, store: Store, what: str, prefix: str) -> None:
+        super().__init__(party, store, what, prefix, party.deadline_seconds)
+        self.what, self.prefix, self.waiting = what, prefix, party.waiting
+        self._watch = Watch(store, party.waiting, party.silence_seconds)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
         """Give signs of life for the length of the block."""
-        with beating(self._group.connect(), self._group.mine(self._beat(self._rank)), BEAT_SECONDS):
+        with beating(self._party.connect(), self._party.mine(self._beat(self._rank)), BEAT_SECONDS):
             yield
 
     def _beat(self, rank: int) -> str:
@@ -57,7 +55,7 @@ class PatientAgreement(Agreement):
         """Act, and tell the value to those who `hear` this rank; return it."""
         value = act()
         with store_of_job(self.what):
-            told = self._group.mine(self._key("told", self._rank))
+            told = self._party.mine(self._key("told", self._rank))
             self._store.set(told, Outcome(value).to_text())
         return value
 
@@ -100,10 +98,10 @@ class PatientAgreement(Agreement):
 
     def farewell(self) -> None:
         """Let the others know that this rank has read that all give up; rank 0 waits for them a little."""
-        self._store.set(self._group.mine(self._key("up", self._rank)), "")
+        self._store.set(self._party.mine(self._key("up", self._rank)), "")
         if self._rank == 0:
             others = [self._key("up", rank) for rank in range(1, self._world_size)]
-            self._group.waiting.until(lambda: self._store.check(others), _FAREWELL_SECONDS)
+            self._party.waiting.until(lambda: self._store.check(others), _FAREWELL_SECONDS)
 
     def _await(self, below: Sequence[int], have_come: Callable[[], bool]) -> None:
         def missing() -> Mapping[int, str]:
@@ -124,5 +122,5 @@ class PatientAgreement(Agreement):
         """Pronounce who fell silent, or find what somebody else pronounced."""
         if self._claim("abort"):
             self._pronounce(Outcome(missing=silent))
-        elif not self._group.waiting.until(self.is_over, self._group.silence_seconds):
+        elif not self._party.waiting.until(self.is_over, self._party.silence_seconds):
             raise Outcome(missing=silent).error(self.what, alike=False)  # who had the word fell silent too

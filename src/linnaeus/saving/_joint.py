@@ -171,7 +171,7 @@ class JointPipeline(Pipeline):
         return False  # the others are to know, and so it is told with the next save
 
     def _new_task(self) -> Task:
-        job = self._make(self._must_copy)
+        job = self._make(self._copying.is_on)
         if self._stuck is not None and job.share is not None:
             job = replace(job, share=replace(job.share, problem=hanging(self._stuck)))
         self._number += 1
@@ -249,6 +249,7 @@ class _Turn:
         self._group.begin_chapter(self._number)
         try:
             size_bytes = self._write_told(job, permit)
+            self._agree_when(2)  # nothing to hurry for, so that nobody has to wait for the word
         except (AbandonedError, KeyboardInterrupt, SystemExit):
             self._due_at = -math.inf  # the others are not to wait for this rank, nor it for them
             raise
@@ -261,7 +262,6 @@ class _Turn:
         except BaseException:
             self._agree_when(1)
             raise
-        self._agree_when(2)  # nothing to hurry for, so that nobody has to wait for the word
         return size_bytes
 
     def _write_told(self, job: Job, permit: Callable[[], None]) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.errors import LinnaeusError, SaveTimeoutError, TornSaveError
 from linnaeus.saving._account import Account, SaveRecord
+from linnaeus.saving._copying import Copying
 from linnaeus.saving._exit import fail_at_exit
 from linnaeus.saving._job import Job, Task, Worker
 from linnaeus.saving._saver import Saver
@@ -90,7 +91,7 @@ class Pipeline:
         self._worker: Worker | None = None
         self._task: Task | None = None
         self._stuck: Task | None = None
-        self._must_copy = False
+        self._copying = Copying()
         self._num_failed = 0
         self._raise_always = False
         self._again_at: float | None = None
@@ -249,7 +250,7 @@ class Pipeline:
         return task
 
     def _new_task(self) -> Task:
-        return Task(self._make(self._must_copy), self._saver.save)
+        return Task(self._make(self._copying.is_on), self._saver.save)
 
     def _give(self, task: Task) -> None:
         if self._worker is None:
@@ -272,12 +273,13 @@ class Pipeline:
         self._end()
         if isinstance(task.error, TornSaveError):
             self._account.num_redone += 1
-            self._must_copy, self._again_at = True, -math.inf  # at once
-            _log.warning("%s Saving again, by copy, as all saves of this run from now on.", task.error)
+            num, self._again_at = self._copying.begin(), -math.inf  # at once
+            _log.warning("%s Saving again, by copy, as the next %d saves of this run.", task.error, num)
         elif task.error is not None:
             self._failed(task.error)
         else:
             self._num_failed = 0
+            self._copying.saved()
             self.last_saved = task.job.path
             self._note(
                 SaveRecord(
@@ -298,7 +300,7 @@ class Pipeline:
         self._end()
         self._stuck = task
         self._dismiss()  # the next save has another thread
-        self._must_copy = True  # what it may still read is left to it
+        self._copying.begin()  # what it may still read is left to it
         _log.error("%s hangs; all stacks:\n%s", task.job.path.name, _all_stacks())
         self._failed(hanging(task))
 

@@ -12,7 +12,7 @@ import torch
 
 from linnaeus.state._guard import Guard
 from linnaeus.state._spare import SpareMemory
-from linnaeus.state._staging import Lent, Move, Staged, Staging, bytes_of
+from linnaeus.state._staging import Lent, Move, Owners, Staged, Staging, bytes_of
 
 _IS_CPU = attrgetter("is_cpu")
 _VALUES = frozenset((str, int, float, bool, type(None), bytes, complex))
@@ -24,9 +24,11 @@ class Freezer:
 
     Args:
         staging: How tensors come from devices; None to copy them at once.
+        owners: Whose versions tell of changes, where not the tensors' own do.
     """
 
     staging: Staging | None
+    owners: Owners = field(default_factory=dict)
     lent: list[Lent] = field(default_factory=list)
     on_devices: list[Lent] = field(default_factory=list)
     clones: list[Move] = field(default_factory=list)
@@ -51,13 +53,13 @@ class Freezer:
 
     def guard(self, spare: SpareMemory) -> Guard | None:
         """Return the guard of what was lent; None when nothing was."""
-        return Guard(self.lent, spare) if any(lent for lent, _ in self.lent) else None
+        return Guard(self.lent, spare, owners=self.owners) if any(lent for lent, _ in self.lent) else None
 
     def staged(self) -> Staged | None:
         """Return what is on its way from devices; None when nothing is."""
         if self.staging is None or not (self.clones or any(lent for lent, _ in self.on_devices)):
             return None
-        return Staged(self.staging, self.on_devices, self.clones)
+        return Staged(self.staging, self.on_devices, self.clones, self.owners)
 
     def can_lend(self, value: torch.Tensor) -> bool:
         """Tell whether a tensor can be read while training goes on."""

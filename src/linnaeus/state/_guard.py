@@ -24,7 +24,7 @@ from zlib_ng import zlib_ng
 from linnaeus.errors import TornSaveError
 from linnaeus.pth import memory_of, torn_save
 from linnaeus.state._spare import SpareMemory
-from linnaeus.state._staging import Lent
+from linnaeus.state._staging import Lent, Owners
 
 # As the writer's: fits the second-level cache, from which the piece then goes to the file.
 _PIECE_BYTES = 1 << 20
@@ -66,11 +66,13 @@ class Guard:
         spare: Where copies go.
         narrow: Returns the parts of a storage that the writer reads, each as a storage of its own; None when
             it reads all of it.
+        owners: Whose versions tell of changes, where not the tensors' own do.
     """
 
     lent: Sequence[Lent]
     spare: SpareMemory
     narrow: Callable[[torch.UntypedStorage], Sequence[torch.UntypedStorage]] | None = None
+    owners: Owners = field(default_factory=dict)
     _blocks: dict[int, _Block] = field(default_factory=dict, init=False)
     _tensors: list[torch.Tensor] = field(default_factory=list, init=False)
     _versions: list[int] = field(default_factory=list, init=False)
@@ -86,8 +88,15 @@ class Guard:
         self._may_read.set()
         # The rest is left to the writer: training waits for this.
         self._tensors = [tensor for lent, _ in self.lent for tensor in lent.values()]
-        self._versions = list(map(_VERSION, self._tensors))
+        self._versions = list(map(_VERSION, self._watched(self._tensors)))
         self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+
+    def _watched(self, handles: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what tells of changes of each tensor, for which there is a handle."""
+        if not self.owners:
+            return handles
+        pairs = zip(self._tensors, handles, strict=True)
+        return [self.owners.get(id(tensor), handle) for tensor, handle in pairs]
 
     def settle(self) -> None:
         """Put handles of the guard's own in the place of what was lent to it, and sort out the storages."""
@@ -98,25 +107,25 @@ class Guard:
             handles = [tensor.detach() for tensor in self._tensors]
             if [handle.data_ptr() for handle in handles] != self._addresses:
                 self._is_torn = True  # through `.data`
-            self._tensors = []
+            watched, self._tensors = self._watched(handles), []
             each = iter(handles)
             for lent, content in self.lent:
                 content.update(zip(lent, each, strict=False))
             try:
-                for handle, version in zip(handles, self._versions, strict=True):
-                    self._watch(handle, version)
+                for handle, of, version in zip(handles, watched, self._versions, strict=True):
+                    self._watch(handle, of, version)
             except BaseException:
                 self._is_torn = True  # what is not watched could change unnoticed
                 raise
 
-    def _watch(self, tensor: torch.Tensor, version: int) -> None:
-        whole = tensor.untyped_storage()
+    def _watch(self, handle: torch.Tensor, watched: torch.Tensor, version: int) -> None:
+        whole = handle.untyped_storage()
         for storage in self.narrow(whole) if self.narrow else (whole,):
             block = self._blocks.get(storage._cdata)
             if block is None:
                 block = _Block(storage, storage.data_ptr(), storage.nbytes(), [])
                 self._blocks[storage._cdata] = block
-            block.watched.append((tensor, version))
+            block.watched.append((watched, version))
 
     def _blocks_now(self) -> dict[int, _Block]:
         self.settle()

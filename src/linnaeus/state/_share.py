@@ -168,11 +168,12 @@ def take_share(
         state = _mapped(state, lambda one: in_rows(one) if moves(one) else one)
     share._live = state
     share._alike = _alike(parts)
-    own = _locals(state, moves)
+    owners: dict[int, torch.Tensor] = {}
+    own = _locals(state, moves, owners)
     if share.is_collective or not is_held:
         share._snapshot = Snapshot({**own, **more})
         return share
-    share._snapshot = take_snapshot(parts, more, spare, copy=copy, state=own)
+    share._snapshot = take_snapshot(parts, more, spare, copy=copy, state=own, owners=owners)
     if share.guard is not None:
         share.guard.narrow = share.regions
     return share
@@ -189,10 +190,11 @@ def _part_bytes(tensor: DTensor) -> int:
     return math.ceil(tensor.numel() / tensor.device_mesh.size()) * tensor.dtype.itemsize
 
 
-def _locals(state: Any, moves: Callable[[DTensor], bool]) -> Any:
+def _locals(state: Any, moves: Callable[[DTensor], bool], owners: dict[int, torch.Tensor]) -> Any:
     """Return a state with a rank's own part in the place of each distributed tensor.
 
-    None stands for what is passed between ranks only when it is written.
+    None stands for what is passed between ranks only when it is written. Whose part it is is noted in
+    `owners`: what is done to a distributed tensor counts as its version, not its part's.
     """
     made: dict[int, torch.Tensor] = {}
 
@@ -200,7 +202,10 @@ def _locals(state: Any, moves: Callable[[DTensor], bool]) -> Any:
         if moves(tensor):
             return None
         if id(tensor) not in made:
-            made[id(tensor)] = local(tensor).contiguous()
+            part = local(tensor)
+            made[id(tensor)] = mine = part.contiguous()
+            if mine is part:
+                owners[id(mine)] = tensor
         return made[id(tensor)]
 
     return _mapped(state, own)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from linnaeus.state._guard import Guard
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._shards import local
 from linnaeus.state._spare import SpareMemory
-from linnaeus.state._staging import Staged
+from linnaeus.state._staging import Owners, Staged
 
 _WORTH_A_WALK_BYTES = 1 << 20
 _KIND = attrgetter("is_cpu", "layout", "is_nested", "requires_grad")
@@ -87,6 +88,7 @@ def take_snapshot(
     *,
     copy: bool = False,
     state: dict[str, Any] | None = None,
+    owners: Owners = MappingProxyType({}),
 ) -> Snapshot:
     """Return a snapshot of a run as it is now.
 
@@ -96,9 +98,10 @@ def take_snapshot(
         spare: Memory for copies that become necessary.
         copy: Copy everything at once.
         state: What the parts have just given, ordinary tensors in it; None to ask them.
+        owners: Whose versions tell of changes of these, where not their own do.
     """
     with collection_paused():
-        freezer = Freezer(None if copy else spare.staging)
+        freezer = Freezer(None if copy else spare.staging, owners)
         state = parts.capture() if state is None else state
         frozen = freezer.node(state) if copy else {k: _part(freezer, parts, k, v) for k, v in state.items()}
         return Snapshot({**frozen, **others}, freezer.guard(spare), freezer.staged())

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,8 @@ _ALIGNMENT = 64
 
 # Tensors of the run in dicts that nobody else has, and the dicts of the content that they are for.
 Lent = tuple[dict[Any, torch.Tensor], dict[Any, Any]]
+# For a tensor, by its id, the one whose version tells of changes: parts of distributed ones have none.
+Owners = Mapping[int, torch.Tensor]
 Move = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -129,14 +132,22 @@ class Staged:
         staging: Has the lanes and the memory.
         lent: The run's own tensors, which only an optimizer's step changes.
         clones: Device tensors of bytes that are nobody else's, each with the memory that it is for.
+        owners: Whose versions tell of changes, where not the tensors' own do.
     """
 
-    def __init__(self, staging: Staging, lent: Sequence[Lent], clones: Sequence[Move] = ()) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        lent: Sequence[Lent],
+        clones: Sequence[Move] = (),
+        owners: Owners = MappingProxyType({}),
+    ) -> None:
         self._staging = staging
         self._lent = lent
         self._clones = clones
         self._tensors = [tensor for tensors, _ in lent for tensor in tensors.values()]
-        self._versions = list(map(_VERSION, self._tensors))
+        self._watched = [owners.get(id(tensor), tensor) for tensor in self._tensors]
+        self._versions = list(map(_VERSION, self._watched))
         self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
         devices = {tensor.device for tensor in self._tensors} | {source.device for _, source in clones}
         self._lanes = {device: lane for device in devices if (lane := staging.lane(device)) is not None}
@@ -174,7 +185,7 @@ class Staged:
             self._lanes[device].hold(done)
 
     def _look(self) -> None:
-        if not self._is_released and list(map(_VERSION, self._tensors)) != self._versions:
+        if not self._is_released and list(map(_VERSION, self._watched)) != self._versions:
             self._is_torn = True
 
     def begin(self) -> Mapping[torch.device, Any]:

@@ -6,9 +6,8 @@ everywhere; with a GPU the same is asked of the whole.
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +18,9 @@ from torch import nn
 import linnaeus
 from linnaeus.errors import TornSaveError
 from linnaeus.state._staging import Lent, Staged, Staging
+from support.lanes import ThreadLane, plain_memory, staging
 from support.small_run import config
 from support.trees import same
-
-
-class ThreadLane:
-    """Copies in a thread, no sooner than it is allowed to."""
-
-    def __init__(self) -> None:
-        self.may_copy = threading.Event()
-        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            moves, done = item
-            self.may_copy.wait()
-            for target, source in moves:
-                target.copy_(source)
-            done.set()
-
-    def mark(self) -> None:
-        """Nothing is enqueued on a CPU."""
-
-    def copy(self, moves: Sequence[Any], after: None) -> threading.Event:
-        done = threading.Event()
-        self._work.put((moves, done))
-        return done
-
-    def hold(self, done: threading.Event) -> None:
-        done.wait()  # what comes next on a CPU is what this thread does next
-
-    def wait(self, done: threading.Event) -> None:
-        done.wait()
-
-    def stop(self) -> None:
-        self.may_copy.set()
-        self._work.put(None)
-        self._thread.join()
 
 
 @pytest.fixture
@@ -66,16 +29,6 @@ def lane() -> Iterator[ThreadLane]:
     one = ThreadLane()
     yield one
     one.stop()
-
-
-def plain_memory(size_bytes: int) -> torch.Tensor:
-    """Return memory that no device needs locked."""
-    return torch.empty(size_bytes, dtype=torch.uint8)
-
-
-def staging(lane: ThreadLane) -> Staging:
-    """Return a run's staging with one lane."""
-    return Staging(lambda _: lane, plain_memory)
 
 
 def lent() -> tuple[list[Lent], dict[str, torch.Tensor], dict[str, Any]]:
