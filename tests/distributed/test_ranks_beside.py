@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from support.torchrun import torchrun
+from support.torchrun import on_ranks
 
 pytestmark = pytest.mark.slow
 
 
 def test_nobody_waits_for_a_disk(tmp_path: Path) -> None:
     """While a rank's disk does not answer, runs train on; what is saved is the state at its step."""
-    torchrun(2, tmp_path, "goes_on:fsdp", "goes_on:ddp", "tries_again")
-    torchrun(2, tmp_path, "goes_on:fsdp:sharded", "goes_on:ddp:sharded")
+    on_ranks(2, tmp_path, "goes_on:fsdp", "goes_on:ddp", "tries_again")
+    on_ranks(2, tmp_path, "goes_on:fsdp:sharded", "goes_on:ddp:sharded")
 
 
 def test_all_follow_the_same_policy(tmp_path: Path) -> None:
     """WHEN_BUSY, ASYNC, ON_FAILURE and CHECK_FINITE do on ranks what they do on one process, on all alike."""
-    torchrun(2, tmp_path, "policies", "refuses_what_is_not_finite", "passes_tensors_on")
-    torchrun(2, tmp_path, "passes_tensors_on:sharded")
+    on_ranks(2, tmp_path, "policies", "refuses_what_is_not_finite", "passes_tensors_on")
+    on_ranks(2, tmp_path, "passes_tensors_on:sharded")
 
 
 @pytest.mark.parametrize("form", ["pth", "sharded"])
@@ -30,7 +30,7 @@ def test_steps_at_random_moments_tear_nothing(
 ) -> None:
     """Whenever optimizers step, each checkpoint is the gathered state of one instant, bit for bit."""
     count = (80 if form == "pth" else 40) // world_size
-    torchrun(world_size, tmp_path, f"steps_at_random:{parallel}:{count}:{form}")
+    on_ranks(world_size, tmp_path, f"steps_at_random:{parallel}:{count}:{form}")
 
 
 @pytest.mark.parametrize("form", ["pth", "sharded"])
@@ -39,4 +39,4 @@ def test_unannounced_changes_on_one_rank_are_never_published(tmp_path: Path, for
 
     Until then the checkpoint before is the newest.
     """
-    torchrun(2, tmp_path, f"is_torn:in_place:{form}", f"is_torn:hidden:{form}")
+    on_ranks(2, tmp_path, f"is_torn:in_place:{form}", f"is_torn:hidden:{form}")
