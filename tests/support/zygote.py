@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _NUMBER = struct.Struct("i")
 _PRELOADED = (
     "support.rank_process",
@@ -42,16 +44,13 @@ class Forked:
         arguments: Where, and which.
         env: Its environment.
         said: The file that gets what it writes to standard output and standard error.
-        network: The network namespace that it is in, by name; else this process's.
     """
 
-    def __init__(
-        self, module: str, arguments: Sequence[str], *, env: Mapping[str, str], said: Path, network: str = ""
-    ) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], *, env: Mapping[str, str], said: Path) -> None:
         task = {"module": module, "arguments": [*arguments], "env": dict(env), "said": str(said)}
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(_address())
-        self._connection.sendall(json.dumps(task | {"network": network}).encode())
+        self._connection.sendall(json.dumps(task).encode())
         self._connection.shutdown(socket.SHUT_WR)
         self.pid = self._number()
         self.returncode: int | None = None
@@ -113,7 +112,7 @@ def serve(listener: socket.socket) -> None:
     """Fork a process for every task, until whom this serves has ended."""
     for name in _PRELOADED:
         importlib.import_module(name)
-    assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"  # noqa: PTH208
+    assert psutil.Process().num_threads() == 1, "threads do not survive a fork"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
     while True:
         ready, _, _ = select.select([listener, 0], [], [])
@@ -152,8 +151,6 @@ def _become(task: Mapping[str, Any]) -> None:
     sys.argv = [task["module"], *task["arguments"]]
     status = 1
     try:
-        if task["network"]:
-            _enter(task["network"])
         scenarios = importlib.import_module(task["module"]).SCENARIOS
         importlib.import_module("support.rank_process").main(scenarios)
         status = 0
@@ -165,14 +162,6 @@ def _become(task: Mapping[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _enter(network: str) -> None:
-    """Move this process into a network namespace."""
-    import ctypes
-
-    with Path("/run/netns", network).open("rb") as namespace:
-        assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0) == 0, ctypes.get_errno()
 
 
 if __name__ == "__main__":
