@@ -12,7 +12,7 @@ import linnaeus
 from linnaeus import pth
 from support.rank_return import NEWEST
 from support.rank_run import RankRun
-from support.torchrun import torchrun
+from support.torchrun import on_ranks, torchrun
 
 _LAST = "checkpoint_epoch_2.pth"
 pytestmark = pytest.mark.slow
@@ -42,13 +42,13 @@ def test_what_ranks_wrote_is_an_ordinary_file(of_four: Path) -> None:
 
 def test_every_placement_is_kept(tmp_path: Path) -> None:
     """However tensors are distributed, the file holds them whole, and each rank gets its part back."""
-    torchrun(4, tmp_path, "keeps_every_placement")
+    on_ranks(4, tmp_path, "keeps_every_placement")
 
 
 def test_two_ranks_take_over_what_four_wrote(of_four: Path) -> None:
     """Data-parallel and sharded runs take over each other's files, on another number of ranks."""
     takes = [f"takes_over:{way}:{name}/{_LAST}" for way in ("fsdp", "ddp") for name in ("ddp", "fsdp")]
-    torchrun(2, of_four, *takes)
+    on_ranks(2, of_four, *takes)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
@@ -75,13 +75,13 @@ def test_ranks_take_over_what_one_process_wrote(tmp_path: Path, writer: str) -> 
         plain: Any = linnaeus.load(path, mmap=False)
         torch.save(plain, path)
     torch.save(run.whole(), tmp_path / "one_whole.pt")
-    torchrun(2, tmp_path, *(f"takes_over:{way}:one/{_LAST}" for way in ("fsdp", "ddp")))
+    on_ranks(2, tmp_path, *(f"takes_over:{way}:one/{_LAST}" for way in ("fsdp", "ddp")))
 
 
 def test_a_node_that_lost_its_disk_goes_on_too(tmp_path: Path) -> None:
     """Whichever node still has the newest valid checkpoint, all get it and go on bit for bit."""
     layouts = ["none+all", "all+none", "older+all", "all+bad", "bad+all", "none+none", "none+bad", "bad+none"]
-    torchrun(4, tmp_path, ":".join(["comes_back:ddp", *layouts]))
+    on_ranks(4, tmp_path, ":".join(["comes_back:ddp", *layouts]))
     files = [(tmp_path / layout / f"node{n}" / NEWEST).read_bytes() for layout in layouts[:5] for n in (0, 1)]
     assert len(set(files)) == 1
     assert [path.name for path in (tmp_path / "bad+all" / "node0").glob("*.replaced")] == [
@@ -92,4 +92,4 @@ def test_a_node_that_lost_its_disk_goes_on_too(tmp_path: Path) -> None:
 
 def test_shards_of_a_lost_node_come_back(tmp_path: Path) -> None:
     """Sharded ranks too take their parts from the file that another node had."""
-    torchrun(4, tmp_path, "comes_back:fsdp:none+all")
+    on_ranks(4, tmp_path, "comes_back:fsdp:none+all")

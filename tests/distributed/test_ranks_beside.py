@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.torchrun import torchrun
+from support.torchrun import on_ranks
 
 _FORMS = ("pth", "sharded")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -14,12 +14,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 def of_two(directory: Path, *scenarios: str) -> None:
     """Run scenarios on two ranks, which are started once for all of them."""
-    torchrun(2, directory, *scenarios, seconds=280)
+    on_ranks(2, directory, *scenarios, seconds=280)
 
 
 def test_nobody_waits_for_a_disk(tmp_path: Path) -> None:
     """While a rank's disk does not answer, runs train on; what is saved is the state at its step."""
-    of_two(tmp_path, "goes_on:fsdp", "goes_on:ddp", "goes_on:fsdp:sharded", "tries_again")
+    of_two(
+        tmp_path, "goes_on:fsdp", "goes_on:ddp", "goes_on:fsdp:sharded", "goes_on:ddp:sharded", "tries_again"
+    )
 
 
 def test_all_follow_the_same_policy(tmp_path: Path) -> None:
@@ -32,8 +34,8 @@ def test_all_follow_the_same_policy(tmp_path: Path) -> None:
 def test_steps_at_random_moments_tear_nothing(tmp_path: Path, parallel: str, world_size: int) -> None:
     """Whenever optimizers step, each checkpoint is the gathered state of one instant, bit for bit."""
     scenarios = [f"steps_at_random:{parallel}:{80 // world_size}"]
-    scenarios += [f"steps_at_random:{parallel}:{16 // world_size}:sharded"]
-    torchrun(world_size, tmp_path, *scenarios, seconds=280)
+    scenarios += [f"steps_at_random:{parallel}:{40 // world_size}:sharded"]
+    on_ranks(world_size, tmp_path, *scenarios, seconds=280)
 
 
 def test_unannounced_changes_on_one_rank_are_never_published(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from support.b2_server import B2Server
 from support.buckets import BUCKET, PREFIX, b2_bucket
 from support.directories import names
-from support.torchrun import ranks, torchrun
+from support.torchrun import on_ranks, ranks
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def _met(job: Path, *ranks: int) -> list[dict[str, Any]]:
 
 def test_one_download_serves_the_whole_job(job: Path, b2: B2Server, data: bytes) -> None:
     """With PER_JOB the bucket serves each byte once, and both caches hold the file and nothing else."""
-    torchrun(4, job, "fetches:big.pth")
+    on_ranks(4, job, "fetches:big.pth")
     assert [Path(met["path"]).parent.name for met in _met(job, 0, 1, 2, 3)] == ["node0"] * 2 + ["node1"] * 2
     assert all((job / node / "big.pth").read_bytes() == data for node in ("node0", "node1"))
     assert b2.bytes_served(_OBJECT) == len(data)
@@ -56,7 +56,7 @@ def test_what_one_node_has_is_not_downloaded(job: Path, b2: B2Server, data: byte
     """The cache that has the file is the source, whichever node's it is."""
     (job / "node1").mkdir()
     (job / "node1" / "big.pth").write_bytes(data)
-    torchrun(4, job, "fetches:big.pth")
+    on_ranks(4, job, "fetches:big.pth")
     assert (job / "node0" / "big.pth").read_bytes() == data
     assert b2.bytes_served(_OBJECT) == 0
 
@@ -67,14 +67,14 @@ def test_each_node_verifies_what_it_got(job: Path, b2: B2Server, data: bytes) ->
     broken[len(data) // 2] ^= 1
     (job / "node1").mkdir()
     (job / "node1" / "big.pth").write_bytes(broken)
-    torchrun(4, job, "fetches:big.pth")
+    on_ranks(4, job, "fetches:big.pth")
     assert {met.get("error") for met in _met(job, 0, 1, 2, 3)} == {"CorruptCheckpointError"}
     assert not (job / "node0" / "big.pth").exists()
 
 
 def test_a_name_that_is_nowhere_is_the_same_error_on_all(job: Path, b2: B2Server) -> None:
     """The downloader's error is every rank's."""
-    torchrun(4, job, "fetches:big.pth")
+    on_ranks(4, job, "fetches:big.pth")
     assert {met["error"] for met in _met(job, 0, 1, 2, 3)} == {"CheckpointNotFoundError"}
     assert len({met["text"] for met in _met(job, 0, 1, 2, 3)}) == 1
 
@@ -97,17 +97,17 @@ def test_a_lost_rank_is_named_by_all(
         assert [started[rank].wait(timeout=60) for rank in others] == [0] * 3
     assert [met["ranks"] for met in _met(job, *others)] == [[victim]] * 3
     assert not (job / "node1" / "big.pth").exists()
-    torchrun(4, job, "fetches:big.pth")
+    on_ranks(4, job, "fetches:big.pth")
     assert all((job / node / "big.pth").read_bytes() == data for node in ("node0", "node1"))
     assert b2.bytes_served(_OBJECT) == len(data)
 
 
 def test_a_full_disk_on_the_receiver_is_told_at_once(job: Path, b2: B2Server, data: bytes) -> None:
     """Every rank raises that error, and the next try succeeds without a second download."""
-    torchrun(4, job, "fetches:big.pth:keep:2:full")
+    on_ranks(4, job, "fetches:big.pth:keep:2:full")
     assert {met["error"] for met in _met(job, 0, 1, 2, 3)} == {"InsufficientSpaceError"}
     assert not (job / "node1" / "big.pth").exists()
-    torchrun(4, job, "fetches:big.pth")
+    on_ranks(4, job, "fetches:big.pth")
     assert (job / "node1" / "big.pth").read_bytes() == data
     assert b2.bytes_served(_OBJECT) == len(data)
 

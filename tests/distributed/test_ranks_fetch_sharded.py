@@ -15,7 +15,7 @@ from linnaeus import pth
 from support.b2_server import B2Server
 from support.buckets import BUCKET, PREFIX, b2_bucket
 from support.directories import content, names
-from support.torchrun import ranks, torchrun
+from support.torchrun import on_ranks, ranks
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def _here(job: Path, files: Files) -> list[bool]:
 def test_one_download_serves_each_cache(tmp_path: Path, b2: B2Server, files: Files) -> None:
     """Two ranks share a cache, and so one download; nothing is left beside the directory."""
     job = _job(tmp_path, b2)
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert _here(job, files) == [True, True]
     assert _served(b2, files) == 2 * _size(files)
     assert all(names(job / node) == [".linnaeus", NAME] for node in ("node0", "node1"))
@@ -74,20 +74,20 @@ def test_one_download_serves_each_cache(tmp_path: Path, b2: B2Server, files: Fil
 
 def test_one_download_serves_the_whole_job(job: Path, b2: B2Server, files: Files) -> None:
     """With PER_JOB the bucket serves each byte once, and both caches hold the directory and nothing else."""
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert [Path(met["path"]).parent.name for met in _met(job, 0, 1, 2, 3)] == ["node0"] * 2 + ["node1"] * 2
     assert _here(job, files) == [True, True]
     assert _served(b2, files) == _size(files)
     assert all(names(job / node) == [".linnaeus", NAME] for node in ("node0", "node1"))
     assert not [name for name in names(job / "node1" / ".linnaeus") if ".part" in name]
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert _served(b2, files) == _size(files)
 
 
 def test_what_one_node_has_is_not_downloaded(job: Path, b2: B2Server, files: Files) -> None:
     """The cache that has the directory is the source, whichever node's it is."""
     _put(job / "node1" / NAME, files)
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert _here(job, files) == [True, True]
     assert _served(b2, files) == 0
 
@@ -102,14 +102,14 @@ def test_each_node_verifies_what_it_got(job: Path, b2: B2Server, files: Files) -
     """A damaged shard that lies in one node's cache does not get into another's."""
     shard = max(files, key=lambda name: len(files[name]))
     _put(job / "node1" / NAME, dict(files) | {shard: files[shard][:-1] + b"x"})
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert {met.get("error") for met in _met(job, 0, 1, 2, 3)} == {"CorruptCheckpointError"}
     assert not (job / "node0" / NAME).exists()
 
 
 def test_a_name_that_is_nowhere_is_the_same_error_on_all(job: Path, b2: B2Server) -> None:
     """The downloader's error is every rank's."""
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert {met["error"] for met in _met(job, 0, 1, 2, 3)} == {"CheckpointNotFoundError"}
     assert len({met["text"] for met in _met(job, 0, 1, 2, 3)}) == 1
 
@@ -126,16 +126,16 @@ def test_a_lost_rank_is_named_by_all(
         assert [started[rank].wait(timeout=60) for rank in others] == [0] * 3
     assert [met["ranks"] for met in _met(job, *others)] == [[victim]] * 3
     assert not (job / "node1" / NAME).exists()
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert _here(job, files) == [True, True]
     assert _served(b2, files) == _size(files)
 
 
 def test_a_full_disk_on_the_receiver_is_told_at_once(job: Path, b2: B2Server, files: Files) -> None:
     """Every rank raises that error, and the next try succeeds without a second download."""
-    torchrun(4, job, f"fetches:{NAME}:keep of a directory:2:full")
+    on_ranks(4, job, f"fetches:{NAME}:keep of a directory:2:full")
     assert {met["error"] for met in _met(job, 0, 1, 2, 3)} == {"InsufficientSpaceError"}
     assert not (job / "node1" / NAME).exists()
-    torchrun(4, job, f"fetches:{NAME}")
+    on_ranks(4, job, f"fetches:{NAME}")
     assert _here(job, files) == [True, True]
     assert _served(b2, files) == _size(files)

@@ -12,7 +12,7 @@ import yaml
 
 from linnaeus import pth
 from support.published import convnext, ropevit
-from support.torchrun import torchrun
+from support.torchrun import on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_a_sharded_model_gets_what_a_whole_one_gets(tmp_path: Path) -> None:
         "PRETRAINED_ROPEVIT": str(tmp_path / "vit.pth"),
     }
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump({"MODEL": model}))
-    torchrun(2, tmp_path, "loads_pretrained")
+    on_ranks(2, tmp_path, "loads_pretrained")
 
 
 def test_every_placement_is_filled(tmp_path: Path) -> None:
@@ -39,15 +39,15 @@ def test_every_placement_is_filled(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "plain.pth")
     torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pth")
     pth.save({name: tensor.t() for name, tensor in state.items()}, tmp_path / "turned.pth")
-    torchrun(4, tmp_path, "loads_into_every_placement")
+    on_ranks(4, tmp_path, "loads_into_every_placement")
 
 
 def test_the_sharded_trainer_starts_from_pretrained_weights(tmp_path: Path) -> None:
     """TRAIN.PARALLEL: fsdp and MODEL.PRETRAINED together: the run begins with the weights, and says so."""
-    torchrun(2, tmp_path, "trains:fsdp:1")
+    on_ranks(2, tmp_path, "trains:fsdp:1")
     first = next((tmp_path / "run").glob("checkpoint_epoch_1*.pth")).rename(tmp_path / "first.pth")
     for path in (tmp_path / "run").iterdir():
         path.unlink()
-    torchrun(2, tmp_path, f"trains:fsdp:1:MODEL.PRETRAINED={first}")
+    on_ranks(2, tmp_path, f"trains:fsdp:1:MODEL.PRETRAINED={first}")
     kept = json.loads((tmp_path / "run" / "load_report.json").read_text())
     assert (kept["coverage"], kept["counts"]["fresh"]) == (1.0, 0)

@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from linnaeus import pth
 from support.rank_run import RankRun
-from support.torchrun import torchrun
+from support.torchrun import on_ranks, torchrun
 
 _LAST = "checkpoint_epoch_2.sharded"
 _MODULE = "support.shard_process"
@@ -43,23 +43,23 @@ def test_torch_reads_what_ranks_wrote(of_four: Path, tmp_path: Path, name: str) 
 
 def test_every_placement_is_kept(tmp_path: Path) -> None:
     """However tensors are distributed, the directory holds them whole, and each rank gets its part back."""
-    torchrun(4, tmp_path, "keeps_every_placement", module=_MODULE)
+    on_ranks(4, tmp_path, "keeps_every_placement", module=_MODULE)
 
 
 def test_a_rank_reads_only_its_own_part(tmp_path: Path) -> None:
     """Of 512 MB in four parts a rank holds one while it resumes."""
-    torchrun(4, tmp_path, "reads_its_own_part:512", module=_MODULE)
+    on_ranks(4, tmp_path, "reads_its_own_part:512", module=_MODULE)
 
 
 def test_a_rank_saves_without_a_copy(tmp_path: Path) -> None:
     """Beside training each rank writes from where its part is; little of it is held a second time."""
-    torchrun(2, tmp_path, "holds_no_copy", module=_MODULE)
+    on_ranks(2, tmp_path, "holds_no_copy", module=_MODULE)
 
 
 def test_two_ranks_take_over_what_four_wrote(of_four: Path) -> None:
     """Data-parallel and sharded runs take over each other's directories, on another number of ranks."""
     takes = [f"takes_over:{way}:{name}/{_LAST}" for way in ("fsdp", "ddp") for name in ("ddp", "fsdp")]
-    torchrun(2, of_four, *takes, module=_MODULE)
+    on_ranks(2, of_four, *takes, module=_MODULE)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
@@ -81,4 +81,4 @@ def test_ranks_take_over_what_one_process_wrote(tmp_path: Path) -> None:
     run = RankRun("none")
     run.train(tmp_path / "one", FORMAT="sharded")
     torch.save(run.whole(), tmp_path / "one_whole.pt")
-    torchrun(4, tmp_path, *(f"takes_over:{way}:one/{_LAST}" for way in ("fsdp", "ddp")), module=_MODULE)
+    on_ranks(4, tmp_path, *(f"takes_over:{way}:one/{_LAST}" for way in ("fsdp", "ddp")), module=_MODULE)

@@ -16,7 +16,7 @@ from linnaeus import pth
 from linnaeus.models import build_model
 from linnaeus.resuming import choose_newest
 from support.processes import wait_until
-from support.torchrun import ranks, torchrun
+from support.torchrun import on_ranks, ranks, torchrun
 
 pytestmark = pytest.mark.slow
 _CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -52,7 +52,7 @@ def test_pretrained_weights_are_fetched_once(tmp_path: Path, parallel: str) -> N
     (tmp_path / "bucket" / "modelZoo").mkdir(parents=True)
     base = build_model(cfg).state_dict()
     linnaeus.save({"model": base}, tmp_path / "bucket" / "modelZoo" / "base.pth")
-    torchrun(2, tmp_path, f"trains_from:{parallel}:1:base.pth")
+    on_ranks(2, tmp_path, f"trains_from:{parallel}:1:base.pth")
     noted = [json.loads((tmp_path / f"noted_{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["fetched"] for one in noted] == [["base.pth"], []]
     assert [one["written"] for one in noted] == [[str(tmp_path / "run")], []]
@@ -68,5 +68,5 @@ def test_pretrained_weights_that_are_nowhere_stop_all(tmp_path: Path) -> None:
     """No rank trains on from random weights when another could not get them."""
     (tmp_path / "bucket" / "modelZoo").mkdir(parents=True)
     with pytest.raises(AssertionError, match="CheckpointNotFoundError"):
-        torchrun(2, tmp_path, "trains_from:ddp:1:base.pth")
+        on_ranks(2, tmp_path, "trains_from:ddp:1:base.pth")
     assert not list((tmp_path / "run").glob("*.pth"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,3 +23,17 @@ def single_thread() -> Iterator[None]:
 def same_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave measured times out of the files, so that each has the same size and each save the same calls."""
     monkeypatch.setattr("linnaeus.saving._account.Account.to_plain", lambda _: {})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 3 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("mounting a small filesystem needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -78,6 +78,7 @@ def server(b2: B2Server, large: bytes) -> B2Server:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for an answer no longer than the idle deadline says: a bucket may ask rclone to wait, unheard."""
     monkeypatch.setattr("linnaeus.remote._session._WAITING_SECONDS", 2.0)
+    monkeypatch.setattr("linnaeus.remote._retry._FIRST_WAIT_SECONDS", 0.01)
 
 
 def act_upon(

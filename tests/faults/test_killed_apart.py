@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.torchrun import ranks, torchrun
+from support.torchrun import on_ranks, ranks
 
 _MODULE = "support.shard_process"
 _DEATHS = ("2:writing", "0:commit file", "2:told", "2:end", "0:end")
@@ -28,7 +28,7 @@ def test_a_save_is_there_on_all_nodes_or_on_none(tmp_path: Path) -> None:
         assert named == [[victim]] * 3, death
     # Rank 0's rename is the last: without it, what other nodes have renamed counts for nothing.
     assert (tmp_path / "0:end" / "node1" / "checkpoint_epoch_0_step_1.sharded").is_dir()
-    torchrun(
+    on_ranks(
         4,
         tmp_path,
         ":".join(["goes_on", "2", *(death.replace(":", ",") for death in _DEATHS)]),

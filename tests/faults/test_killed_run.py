@@ -6,13 +6,11 @@ nothing of Python's own tidying runs in them.
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ import linnaeus
 from linnaeus.errors import InsufficientSpaceError
 from linnaeus.files import require_space
 from linnaeus.runs import list_checkpoints
-from support.file_calls import FileCalls, in_child
+from support.file_calls import in_child
+from support.killed_saves import killed_before_each, leftovers, recorded, two_epochs_in
 from support.small_run import SmallRun, config, train
 from support.trees import same
 
@@ -50,12 +49,6 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     directory = tmp_path_factory.mktemp("whole") / "run"
     assert in_child(lambda: train(config(directory), SmallRun())) == 0
     return final_state(directory)
-
-
-def leftovers(directory: Path) -> list[str]:
-    """Return what is in the directory beside checkpoints and links."""
-    known = {"latest.pth", "best.pth", *(found.path.name for found in list_checkpoints(directory))}
-    return sorted({entry.name for entry in directory.iterdir()} - known) if directory.exists() else []
 
 
 def run_on(directory: Path) -> Callable[[], object]:
@@ -85,49 +78,19 @@ def test_killed_at_random_instants_it_ends_with_the_same_bits(tmp_path: Path, ne
     assert killed >= 2
 
 
-def prepared(directory: Path) -> tuple[linnaeus.CheckpointManager, SmallRun]:
+def prepared(directory: Path) -> linnaeus.CheckpointManager:
     """Return a manager two epochs in, whose next save writes, links and prunes."""
-    run = SmallRun()
-    cfg = config(directory, EPOCHS=3, KEEP_LAST_N=1, KEEP_TOP_N=1)
-    ckpt = train(cfg, run, stop_after=10)
-    ckpt._metrics = {"loss": 0.0}
-    ckpt.progress = ckpt.progress.after_epoch()
-    return ckpt, run
-
-
-def recorded(directory: Path) -> list[tuple[str, str]]:
-    """Return the file calls of one good save, from a child."""
-    notes = directory.parent / "calls.json"
-
-    def act() -> None:
-        ckpt, _ = prepared(directory)
-        calls = FileCalls(directory)
-        ckpt.save()
-        calls.disarm()
-        notes.write_text(json.dumps(calls.calls))
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    assert in_child(act) == 0
-    return [(call, path) for call, path in json.loads(notes.read_text())]
+    return two_epochs_in(directory, "pth")
 
 
 @pytest.mark.usefixtures("same_size")
 def test_killed_before_each_file_call_of_a_save_the_newest_is_the_old_or_the_new_one(tmp_path: Path) -> None:
     """Whichever call is the last, the newest is whole, the old one or the new one; the rest is swept."""
-    calls = recorded(tmp_path / "recorded" / "run")
+    calls = recorded(tmp_path / "recorded" / "run", prepared)
     assert len(calls) >= 8
     renamed = calls.index(("rename", str(tmp_path / "recorded" / "run" / "checkpoint_epoch_2.pth")))
     seen = set()
-    for number in range(len(calls) + 1):
-        directory = tmp_path / str(number) / "run"
-
-        def act(directory: Path = directory, number: int = number) -> None:
-            ckpt, _ = prepared(directory)
-            FileCalls(directory, kill_before=number)
-            ckpt.save()
-
-        status = in_child(act)
-        assert status == (0 if number == len(calls) else -signal.SIGKILL), calls[number : number + 1]
+    for number, directory in killed_before_each(calls, tmp_path, prepared):
         found = list_checkpoints(directory)
         assert all(linnaeus.verify(one.path).ok for one in found), calls[number]
         newest = found[0].epoch
@@ -147,7 +110,7 @@ def test_killed_before_each_file_call_of_a_save_the_newest_is_the_old_or_the_new
 def test_the_recorded_order_survives_a_power_loss(tmp_path: Path) -> None:
     """The file is on disk before it has its name, the name is on disk before anything is pruned."""
     directory = tmp_path / "run"
-    calls = recorded(directory)
+    calls = recorded(directory, prepared)
     final = str(directory / "checkpoint_epoch_2.pth")
     order = [(call, path) for call, path in calls if call != "open"]
     renamed = order.index(("rename", final))
@@ -176,20 +139,6 @@ def test_the_recorded_order_survives_a_power_loss(tmp_path: Path) -> None:
         path.endswith("checkpoint_epoch_0_step_10.pth") or "epoch_1" in path
         for _, path in (order[i] for i in removed)
     )
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of 3 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip("mounting a small filesystem needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.parametrize("told", [True, False])

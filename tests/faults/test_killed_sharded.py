@@ -6,8 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,9 @@ from linnaeus.errors import InsufficientSpaceError
 from linnaeus.files import commit_directory, sweep_abandoned
 from linnaeus.resuming import choose_newest
 from linnaeus.runs import list_checkpoints
-from support.file_calls import FileCalls, in_child
-from support.small_run import SmallRun, config, train
+from support.file_calls import in_child
+from support.killed_saves import killed_before_each, leftovers, recorded, two_epochs_in
+from support.small_run import SmallRun, config
 from support.torchrun import ranks
 
 pytestmark = [
@@ -70,44 +69,16 @@ def test_killed_at_random_moments_nothing_half_is_seen(tmp_path: Path) -> None:
 
 def prepared(directory: Path) -> linnaeus.CheckpointManager:
     """Return a manager two epochs in, whose next save writes, links and prunes."""
-    cfg = config(directory, EPOCHS=3, KEEP_LAST_N=1, KEEP_TOP_N=1, FORMAT="sharded")
-    ckpt = train(cfg, SmallRun(), stop_after=10)
-    ckpt._metrics = {"loss": 0.0}
-    ckpt.progress = ckpt.progress.after_epoch()
-    return ckpt
-
-
-def recorded(directory: Path) -> list[tuple[str, str]]:
-    """Return the file calls of one good save, from a child."""
-    notes = directory.parent / "calls.json"
-
-    def act() -> None:
-        ckpt = prepared(directory)
-        calls = FileCalls(directory)
-        ckpt.save()
-        calls.disarm()
-        notes.write_text(json.dumps(calls.calls))
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    assert in_child(act) == 0
-    return [(call, path) for call, path in json.loads(notes.read_text())]
+    return two_epochs_in(directory, "sharded")
 
 
 @pytest.mark.usefixtures("same_size")
 def test_killed_before_each_file_call_of_a_save_the_newest_is_the_old_or_the_new_one(tmp_path: Path) -> None:
     """Whichever call is the last, the newest is whole, the old one or the new one; the rest is swept."""
-    calls = recorded(tmp_path / "recorded" / "run")
+    calls = recorded(tmp_path / "recorded" / "run", prepared)
     renamed = calls.index(("rename", str(tmp_path / "recorded" / "run" / "checkpoint_epoch_2.sharded")))
     seen = set()
-    for number in range(len(calls) + 1):
-        directory = tmp_path / str(number) / "run"
-
-        def act(directory: Path = directory, number: int = number) -> None:
-            ckpt = prepared(directory)
-            FileCalls(directory, kill_before=number)
-            ckpt.save()
-
-        assert in_child(act) == (0 if number == len(calls) else -signal.SIGKILL), calls[number : number + 1]
+    for number, directory in killed_before_each(calls, tmp_path, prepared):
         found = list_checkpoints(directory)
         assert all(linnaeus.verify(one.path).ok for one in found), calls[number]
         seen.add(found[0].epoch)
@@ -115,7 +86,7 @@ def test_killed_before_each_file_call_of_a_save_the_newest_is_the_old_or_the_new
         for link in ("latest.sharded", "best.sharded"):
             assert (directory / link).exists(), (link, calls[number - 1])
         ckpt = linnaeus.CheckpointManager(config(directory, EPOCHS=3), **SmallRun(seed=99).parts())
-        assert [entry for entry in directory.iterdir() if entry.name.endswith(".tmp")] == []
+        assert leftovers(directory) == []
         assert ckpt.resume().epoch == found[0].epoch
     assert seen == {1, 2}
 
@@ -124,7 +95,7 @@ def test_killed_before_each_file_call_of_a_save_the_newest_is_the_old_or_the_new
 def test_the_recorded_order_survives_a_power_loss(tmp_path: Path) -> None:
     """All files are on disk before the commit file, that before the name, the name before anything goes."""
     directory = tmp_path / "run"
-    order = [(call, path) for call, path in recorded(directory) if call != "open"]
+    order = [(call, path) for call, path in recorded(directory, prepared) if call != "open"]
     renamed = order.index(("rename", str(directory / "checkpoint_epoch_2.sharded")))
     synced = [Path(path) for call, path in order[:renamed] if call == "fsync"]
     commit = next(path for path in synced if path.name == "linnaeus.json")
@@ -152,20 +123,6 @@ def test_a_directory_is_replaced_at_one_instant_where_names_cannot_be_exchanged(
         commit_directory(made, tmp_path / "final")
     assert (tmp_path / "final" / "file").read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of 3 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip("mounting a small filesystem needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.parametrize("told", [True, False])

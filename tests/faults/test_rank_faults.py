@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from linnaeus.resuming import choose_newest
-from support.torchrun import ranks, torchrun
+from support.torchrun import on_ranks, ranks
 
 pytestmark = pytest.mark.slow
 
 
 def test_misfortunes_of_one_rank_are_told_on_all(tmp_path: Path) -> None:
     """A full disk, other tensors, an empty disk: all ranks raise, and the next save is good."""
-    torchrun(2, tmp_path, "survives_misfortunes")
+    on_ranks(2, tmp_path, "survives_misfortunes")
     assert [path.name for path in (tmp_path / "run").glob("*.pth")].count("checkpoint_epoch_0.pth") == 1
 
 
@@ -45,12 +45,12 @@ def test_a_lost_rank_is_named_by_all_others(tmp_path: Path, victim: int, stage: 
 
 def test_a_failing_save_is_raised_at_one_step_by_all(tmp_path: Path) -> None:
     """A full disk or a refused commit beside training: told at the next step, once, older files untouched."""
-    torchrun(2, tmp_path, "fails:0", "fails:1")
+    on_ranks(2, tmp_path, "fails:0", "fails:1")
 
 
 def test_a_disk_that_hangs_is_given_up_and_never_published(tmp_path: Path) -> None:
     """The rank itself tells where it hangs, the others name it, and once it is back all save again."""
-    torchrun(2, tmp_path, "hangs")
+    on_ranks(2, tmp_path, "hangs")
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -21,6 +21,7 @@ from linnaeus.remote import open_in_background
 from linnaeus.runs import list_checkpoints
 from linnaeus.saving import Retention
 from linnaeus.saving._copies import Copies
+from linnaeus.saving._mirror import Mirror
 from support.b2_server import B2Server
 from support.buckets import BUCKET
 from support.processes import children
@@ -132,7 +133,7 @@ def test_a_bucket_that_can_not_be_asked_is_no_fresh_start(b2, tmp_path):
 
 
 def test_what_is_another_runs_is_never_touched(b2, tmp_path):
-    """Neither replaced nor removed, by whatever rules; that a name is taken is told at the end."""
+    """Neither replaced nor removed, by whatever rules; that a name is taken is told at the end, at once."""
     first = tmp_path / "first"
     train(run_config(first, bucket_of(b2, KEEP_LAST_N=0, KEEP_TOP_N=0), EPOCHS=2), SmallRun())
     b2.put(BUCKET, f"{RUN}checkpoint_epoch_7.pth", b"not ours")
@@ -140,7 +141,7 @@ def test_what_is_another_runs_is_never_touched(b2, tmp_path):
     before = b2.objects(BUCKET)
     cfg = run_config(
         tmp_path / "second",
-        bucket_of(b2, KEEP_LAST_N=1, KEEP_TOP_N=0, CLOSE_TIMEOUT_SECONDS=3.0),
+        bucket_of(b2, KEEP_LAST_N=1, KEEP_TOP_N=0, CLOSE_TIMEOUT_SECONDS=600.0),  # a test has 180
         EPOCHS=3,
         AUTO_RESUME=False,
         KEEP_LAST_N=0,
@@ -213,13 +214,31 @@ def test_a_copy_that_can_not_be_read_is_told_apart(b2, tmp_path):
     directory = tmp_path / "run"
     name = f"{RUN}checkpoint_epoch_1.pth"
     b2.put(BUCKET, name, b"not a checkpoint")
-    bucket = bucket_of(b2, CLOSE_TIMEOUT_SECONDS=3.0)
+    bucket = bucket_of(b2, CLOSE_TIMEOUT_SECONDS=60.0)
     cfg = run_config(directory, bucket, EPOCHS=2, AUTO_RESUME=False)
     with pytest.raises(RemoteError, match="can't be read, so nobody knows whose it is") as caught:
         train(cfg, SmallRun())
     assert "Remove it there" in str(caught.value)
     assert b2.objects(BUCKET)[name] == b"not a checkpoint"
     assert there(b2) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
+
+
+def test_only_what_waiting_can_not_cure_is_not_waited_for(b2, tmp_path):
+    """A bucket that fails is waited for also where another name is taken: all that can arrive does."""
+    directory = tmp_path / "run"
+    train(config(directory, EPOCHS=2), SmallRun())
+    b2.put(BUCKET, f"{RUN}checkpoint_epoch_1.pth", b"not a checkpoint")
+    b2.fault("upload", 503, times=6)
+    bucket = OutputBucketConfig(**bucket_of(b2, RETRIES=1))
+    run = list_checkpoints(directory)[0].run
+    copies = Copies(directory, open_in_background(bucket), Retention(), lambda: run)
+    mirror = Mirror(copies, bucket, close_seconds=600.0, retry_seconds=0.1)
+    mirror.notice()
+    with pytest.raises(RemoteError, match=r"not there: checkpoint_epoch_1\.pth") as caught:
+        mirror.close()
+    assert "nobody knows whose it is" in str(caught.value)
+    assert there(b2) == here(directory)
+    assert b2.count("upload") > 6
 
 
 def test_a_bucket_that_is_not_there_is_no_fresh_start(b2, tmp_path):

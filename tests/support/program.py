@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.b2_server import B2Server
+
 PROGRAM = Path(sys.executable).with_name("linnaeus")
 
 _SHAPING = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_COMPATIBLE", "PYTHONWARNINGS")
@@ -33,6 +35,28 @@ def environment(home: Path, changes: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _SHAPING}
     own = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "user-cache"), "TERM": "xterm-256color"}
     return kept | own | dict(changes)
+
+
+def bucket_options(*settings: str) -> list[str]:
+    """Return the options that set keys of ENV.INPUT.BUCKET, each as KEY=VALUE."""
+    return [part for setting in settings for part in ("--set", f"ENV.INPUT.BUCKET.{setting}")]
+
+
+def directory_options(directory: Path) -> list[str]:
+    """Return the options that make a directory the bucket."""
+    return bucket_options(f"NAME={directory}", "REMOTE=:local:", "ENABLED=true", "RETRIES=1")
+
+
+def b2_options(server: B2Server) -> list[str]:
+    """Return the options that make a server's bucket the bucket."""
+    return bucket_options(
+        f"ENDPOINT={server.endpoint}", "ENABLED=true", "RETRIES=1", "IDLE_TIMEOUT_SECONDS=30"
+    )
+
+
+def cache_options(directory: Path) -> list[str]:
+    """Return the options that make a directory the cache."""
+    return ["--set", f"ENV.INPUT.CACHE_DIR={directory}"]
 
 
 def linnaeus(*arguments: object, cwd: Path, prefix: Sequence[str] = (), **changes: str) -> Ended:

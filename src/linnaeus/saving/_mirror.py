@@ -1,7 +1,8 @@
 """Copy a run's checkpoints to its bucket while it trains, and never make it wait.
 
 One thread looks for what is missing at the bucket, has it sent by an rclone that gives way to all other
-work, and looks again. What goes wrong is told once, tried again later, and told again at the end.
+work, and looks again. What goes wrong is told once, tried again later, and told again at the end: which waits
+for a bucket that can't be reached, but not for a name that is another's.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Mirror:
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._changed = threading.Condition()
-        self._noticed, self._settled = 0, -1
+        # Up to which notice all has arrived; and all but what stands under others' names.
+        self._noticed, self._settled, self._refused = 0, -1, -1
         self._waiting = Waiting(())
         self._problem: LinnaeusError | None = None
         self._closing = False
@@ -126,23 +128,26 @@ class Mirror:
             seconds: How long at most; None for as long as was said at first.
 
         Raises:
-            RemoteError: Something has not arrived in time; the message says what, why, and how to send it.
+            RemoteError: Something has not arrived in time, or can't; the message says what, why, and how to
+                send it.
         """
         allowed = self._close_seconds if seconds is None else seconds
-        deadline = time.monotonic() + allowed
         with self._changed:
             thread, self._thread = self._thread, None
-            while thread is not None and self._settled < self._noticed and time.monotonic() < deadline:
-                self._changed.wait(max(0.0, deadline - time.monotonic()))
-            settled = self._settled >= self._noticed
+            if thread is not None:
+                self._changed.wait_for(self._nothing_to_wait_for, allowed)
+            settled, is_over = self._settled >= self._noticed, self._nothing_to_wait_for()
             self._closing = True
             self._changed.notify_all()
         if thread is not None:
             thread.join()
             if not settled:
-                raise self._not_arrived(allowed)
+                raise self._not_arrived("" if is_over else f" after {allowed:g} s")
 
-    def _not_arrived(self, seconds: float) -> RemoteError:
+    def _nothing_to_wait_for(self) -> bool:
+        return max(self._settled, self._refused) >= self._noticed
+
+    def _not_arrived(self, when: str) -> RemoteError:
         lag = self.lag()
         names = ", ".join(lag.names) or "what is new"
         why = f" ({lag.problem})" if lag.problem else ""
@@ -150,7 +155,7 @@ class Mirror:
         return kind(
             remote=self._copies.remote.place,
             operation="copying the run",
-            tail=f"not there after {seconds:g} s: {names}, {lag.num_bytes:,} bytes{why}",
+            tail=f"not there{when}: {names}, {lag.num_bytes:,} bytes{why}",
             advice=f"They are safe here. Send them: linnaeus push {self._copies.directory}",
         )
 
@@ -171,14 +176,15 @@ class Mirror:
                 self._catch_up(is_first=is_first)
             except _Closed:
                 return
+            except RemoteConflictError as error:  # all else has arrived
+                self._failed(error, refused=noticed)
+                continue
             except LinnaeusError as error:
                 self._failed(error)
-                self._rest(self._retry_seconds)
                 continue
             except OSError as error:  # a file that was pruned this moment, a full disk, no more processes
                 place = self._copies.remote.place
                 self._failed(RemoteError(remote=place, operation="copying the run", tail=str(error)))
-                self._rest(self._retry_seconds)
                 continue
             is_first = False
             with self._changed:
@@ -223,16 +229,24 @@ class Mirror:
         with self._changed:
             return self._closing
 
-    def _failed(self, error: LinnaeusError) -> None:
+    def _failed(self, error: LinnaeusError, *, refused: int | None = None) -> None:
+        """Keep and tell what went wrong, and leave the bucket alone for a while.
+
+        Args:
+            error: What went wrong.
+            refused: Up to which notice all but what was refused has arrived: what is newer does not rest.
+        """
         with self._changed:
             is_news = str(error) != str(self._problem)
-            self._problem = error
+            self._problem, self._refused = error, -1 if refused is None else refused
+            self._changed.notify_all()
         if is_news:
             _log.warning("the bucket is behind, tried again in %.0f s: %s", self._retry_seconds, error)
-
-    def _rest(self, seconds: float) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closing, seconds)
+            self._changed.wait_for(lambda: self._closing or self._is_outdated(refused), self._retry_seconds)
+
+    def _is_outdated(self, refused: int | None) -> bool:
+        return refused is not None and self._noticed > refused
 
 
 def _made(checkpoint: RunCheckpoint) -> float | None:
