@@ -19,6 +19,9 @@ from linnaeus.files import is_in_use, make_directory, remove_file, share_disk, t
 from linnaeus.resolving._records import WORK_DIRECTORY, forget_record, note, record_of, sha256_of
 from linnaeus.resolving._unfinished import unfinished
 
+# What is read of a directory to tell what it holds.
+_HEADS = (pth.COMMIT, pth.METADATA)
+
 
 @dataclass(frozen=True, slots=True)
 class Cached:
@@ -95,12 +98,13 @@ def cached_files(cache_dir: Path) -> list[Cached]:
 
 
 def _cached_directory(path: Path) -> Cached:
-    files = [file.stat() for file in _files_of(path)]
+    files = _files_of(path)
+    used = max(map(_used, files), default=path.stat().st_mtime)  # before the looking, which reads some
     sha256, source, problem = _told_of(path)
     return Cached(
         path,
-        sum(status.st_size for status in files),
-        max((max(status.st_atime, status.st_mtime) for status in files), default=path.stat().st_mtime),
+        pth.size_of(path),
+        used,
         sha256,
         source,
         1,
@@ -114,11 +118,25 @@ def _told_of(path: Path) -> tuple[str | None, str | None, str | None]:
     known = record_of(path)
     source = known.source if known else None
     try:
-        refusal = pth.describe(path).refusal()
         digest = known.sha256 if known else pth.digest_of(path)
-        return digest, source, refusal.problem if refusal is not None else None
+        return digest, source, _lack(path)
     except CheckpointInvalidError as error:
         return None, source, error.problem
+
+
+def _lack(path: Path) -> str | None:
+    """Return what a directory visibly lacks to be a whole checkpoint."""
+    told = pth.brief(path)
+    if told is None:
+        is_ours = path.suffix == pth.SHARDED
+        return f"it has no {pth.COMMIT}, so it was never finished" if is_ours else None
+    return f"{len(told.absent)} of its files are with other nodes" if told.absent else None
+
+
+def _used(file: Path) -> float:
+    """Return when a file was last used; of those that every listing reads, when it was written."""
+    status = file.stat()
+    return status.st_mtime if file.name in _HEADS else max(status.st_atime, status.st_mtime)
 
 
 def _files_of(path: Path) -> list[Path]:
