@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from linnaeus.files import (
     take_over,
     temporary_name,
 )
+from linnaeus.remote import Transfer
 from linnaeus.resolving._admission import admit_directory, refused
 from linnaeus.resolving._look import about_sharded, sizes_there
 from linnaeus.resolving._pins import mismatch
@@ -84,9 +86,9 @@ class _Fetch:
         started = time.monotonic()
         with self.remote.session() as session:
             told, sums = self._promised(session)
-        with kept_when_cut(self.final, self.work) as private:
-            shards, num_bytes = self._gather(private, told, sums)
-            admit_directory(shards, self.final, self._arrived, expected=self.expected)
+            with kept_when_cut(self.final, self.work) as private:
+                shards, num_bytes = self._gather(session, private, told, sums)
+                admit_directory(shards, self.final, self._arrived, expected=self.expected)
         note(self.final, sums[pth.COMMIT].sha256, self.remote.place)
         _log.info(
             "fetched %s from %s: %d bytes in %.1f s, %d of them in an earlier try",
@@ -128,39 +130,57 @@ class _Fetch:
             advice="List what there is: linnaeus ls --remote",
         )
 
-    def _gather(self, private: Path, told: bytes, sums: dict[str, pth.FileSum]) -> tuple[Path, int]:
+    def _gather(
+        self, session: Session, private: Path, told: bytes, sums: dict[str, pth.FileSum]
+    ) -> tuple[Path, int]:
         """Bring together what an earlier try has not; return where it is, and how many bytes were missing."""
         shards, growing = room_for(private, [[name, *one.to_plain()] for name, one in sums.items()])
         missing = {name: one for name, one in sums.items() if not (shards / name).is_file()}
         num_bytes = sum(one.size_bytes for one in missing.values())
         require_space(self.final, num_bytes)
         for name, one in missing.items():
-            arrived, found = growing / _ARRIVING, one.sha256
             if name == pth.COMMIT:
-                arrived.write_bytes(told)
+                arrived = _written(told, growing)
+            elif one.size_bytes < LARGE_BYTES:
+                arrived = _written(self._small(session, name, one), growing)
             else:
-                arrived, found = self._bring(name, one.size_bytes, private, arrived)
-            self._keep(arrived, found, shards / name, one.sha256)
+                arrived = self._large(session, name, one, private)
+            take_over(arrived, shards / name)
+        for name in sums:  # not one by one: the disk is at work while others are on their way
+            fsync_file(shards / name)
         return shards, num_bytes
 
-    def _bring(self, name: str, size_bytes: int, private: Path, arrived: Path) -> tuple[Path, str]:
-        """Return where a file lies that was brought here, and its SHA-256."""
-        there = f"{self.name}/{name}"
-        if size_bytes < LARGE_BYTES:
-            self.remote.fetch(there, arrived, progress=self.progress)
-            return arrived, file_digest(arrived, "sha256")
-        # Over several streams, going on where an earlier try was cut.
-        large = self.remote.download(there, private, algorithms=["sha256"], progress=self.progress)
-        return large.path, large.digests["sha256"]
+    def _small(self, session: Session, name: str, one: pth.FileSum) -> bytes:
+        """Return a file's bytes; what is damaged is asked for again, since that may have been on the way."""
+        for is_last in (False, True):
+            data = session.read(f"{self.name}/{name}", 0, one.size_bytes) if one.size_bytes else b""
+            if is_last or sha256(data).hexdigest() == one.sha256:
+                break
+        if self.progress is not None:
+            self.progress(Transfer(f"{self.name}/{name}", len(data), len(data), 0.0))
+        self._require(name, sha256(data).hexdigest(), one)
+        return data
 
-    def _keep(self, arrived: Path, found: str, whole: Path, sha256: str) -> None:
-        """Give a file its name beside the others, when it is what was promised."""
-        if found != sha256:
-            problem = f"{whole.name}: its SHA-256 is {found}, not {sha256}"
-            error = CorruptCheckpointError(path=self._arrived, problem=problem, record=whole.name)
+    def _large(self, session: Session, name: str, one: pth.FileSum, private: Path) -> Path:
+        """Bring a file over several streams, going on where an earlier try was cut."""
+        there, algorithms = f"{self.name}/{name}", ["sha256"]
+        arrived = self.remote.download(
+            there, private, algorithms=algorithms, progress=self.progress, session=session
+        )
+        self._require(name, arrived.digests["sha256"], one)
+        return arrived.path
+
+    def _require(self, name: str, found: str, one: pth.FileSum) -> None:
+        """Check that a file is what was promised."""
+        if found != one.sha256:
+            problem = f"{name}: its SHA-256 is {found}, not {one.sha256}"
+            error = CorruptCheckpointError(path=self._arrived, problem=problem, record=name)
             raise refused(error, self._arrived)
-        fsync_file(arrived)
-        take_over(arrived, whole)
+
+
+def _written(data: bytes, growing: Path) -> Path:
+    (growing / _ARRIVING).write_bytes(data)
+    return growing / _ARRIVING
 
 
 def complete_sharded(remote: Remote, name: str, final: Path, *, progress: Progress | None = None) -> bool:
