@@ -166,6 +166,23 @@ def test_some_files_are_handed_on_alone(nodes: Sequence[Path]) -> None:
     assert names(nodes[2]) == []
 
 
+def test_a_damaged_file_does_not_get_its_name(nodes: Sequence[Path]) -> None:
+    """Also where files are handed on alone: it is refused, and what stood under its name still does."""
+    into, shard = nodes[1] / ".half", _shard(nodes)
+    into.mkdir()
+    (into / shard).write_text("older")
+    damaged = nodes[0] / NAME / shard
+    damaged.write_bytes(_altered(damaged.read_bytes()))
+
+    def act(group: Group) -> None:
+        told = group.decide_once("x", lambda: facts_of(nodes[0] / NAME, [".metadata", shard]))
+        pass_files(group, "x", [0, 1], told, nodes[0] / NAME if group.rank == 0 else into)
+
+    assert {type(outcome) for outcome in run_ranks(3, act, passing=True).values()} == {CorruptCheckpointError}
+    assert (into / shard).read_text() == "older"
+    assert names(into) == [shard]
+
+
 def test_files_of_two_ranks_make_one_directory(nodes: Sequence[Path]) -> None:
     """Where each has some of them, all come together; a file that a rank lacks is told before any is sent."""
     shard = _shard(nodes)
