@@ -95,6 +95,15 @@ def test_a_directory_without_one_of_its_files_is_not_handed_on(nodes: Sequence[P
     assert {type(outcome) for outcome in _handed(nodes).values()} == {CorruptCheckpointError}
 
 
+def test_what_was_never_finished_is_not_handed_on(nodes: Sequence[Path]) -> None:
+    """Without its commit file it does not pass for a directory that torch wrote."""
+    (nodes[0] / NAME / pth.COMMIT).unlink()
+    outcomes = _handed(nodes)
+    assert {type(outcome) for outcome in outcomes.values()} == {CorruptCheckpointError}
+    assert "never finished" in str(outcomes[1])
+    assert not (nodes[1] / NAME).exists()
+
+
 def test_a_wrong_pin_is_refused(nodes: Sequence[Path]) -> None:
     """The digest of a directory is that of its commit file."""
     digest = file_digest(nodes[0] / NAME / pth.COMMIT, "sha256")

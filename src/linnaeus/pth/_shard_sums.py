@@ -10,6 +10,7 @@ from linnaeus.files import file_digest
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._commit_file import (
     COMMIT,
+    SHARDED,
     FileSum,
     check_sizes,
     commit_there,
@@ -52,7 +53,7 @@ def sums_of(path: Path, names: Collection[str] | None = None) -> dict[str, FileS
     Raises:
         CheckpointInvalidError: One is not there or cut short, or the commit file does not tell of it.
     """
-    if not (path / COMMIT).exists():
+    if not (path / COMMIT).exists() and path.suffix != SHARDED:
         found = names if names is not None else {one.name for one in path.iterdir() if one.is_file()}
         return {
             name: _sum_of(path / name) for name in sorted(found, key=lambda name: (name == METADATA, name))
