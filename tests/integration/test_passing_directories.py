@@ -20,7 +20,6 @@ from support.directories import content, names
 from support.threads_as_ranks import run_ranks
 
 NAME = "x.sharded"
-SHARD = "__0_0_0.distcp"
 PIECE = 8 << 20
 
 
@@ -72,13 +71,18 @@ def _sharing(nodes: Sequence[Path], name: str) -> Callable[[Group], None]:
 
 def test_a_damaged_file_is_refused_where_it_arrives(nodes: Sequence[Path]) -> None:
     """The digests of the commit file are compared with what came; nothing appears, on any rank."""
-    shard = nodes[0] / NAME / SHARD
+    shard = nodes[0] / NAME / _shard(nodes)
     shard.write_bytes(_altered(shard.read_bytes()))
     outcomes = _handed(nodes)
     assert {type(outcome) for outcome in outcomes.values()} == {CorruptCheckpointError}
-    assert SHARD in str(outcomes[0])
+    assert shard.name in str(outcomes[0])
     assert [names(place) for place in nodes[1:]] == [[".linnaeus"]] * 2
     assert not list((nodes[1] / ".linnaeus").glob("*.part*"))
+
+
+def _shard(nodes: Sequence[Path]) -> str:
+    """Return the name of the largest file."""
+    return max((nodes[0] / NAME).iterdir(), key=lambda file: file.stat().st_size).name
 
 
 def _altered(data: bytes) -> bytes:
@@ -87,8 +91,17 @@ def _altered(data: bytes) -> bytes:
 
 def test_a_directory_without_one_of_its_files_is_not_handed_on(nodes: Sequence[Path]) -> None:
     """The sender finds it before anything is sent."""
-    (nodes[0] / NAME / SHARD).unlink()
+    (nodes[0] / NAME / _shard(nodes)).unlink()
     assert {type(outcome) for outcome in _handed(nodes).values()} == {CorruptCheckpointError}
+
+
+def test_what_was_never_finished_is_not_handed_on(nodes: Sequence[Path]) -> None:
+    """Without its commit file it does not pass for a directory that torch wrote."""
+    (nodes[0] / NAME / pth.COMMIT).unlink()
+    outcomes = _handed(nodes)
+    assert {type(outcome) for outcome in outcomes.values()} == {CorruptCheckpointError}
+    assert "never finished" in str(outcomes[1])
+    assert not (nodes[1] / NAME).exists()
 
 
 def test_a_wrong_pin_is_refused(nodes: Sequence[Path]) -> None:
@@ -147,29 +160,47 @@ def test_what_is_left_of_an_earlier_one_does_not_mix(
 
 def test_some_files_are_handed_on_alone(nodes: Sequence[Path]) -> None:
     """They come whole into a directory that may be there; what is damaged there is replaced, others stay."""
-    into = nodes[1] / ".half"
+    into, shard = nodes[1] / ".half", _shard(nodes)
     into.mkdir()
     (into / "other").write_text("mine")
-    (into / SHARD).write_text("damaged")
+    (into / shard).write_text("damaged")
 
     def act(group: Group) -> None:
-        told = group.decide_once("x", lambda: facts_of(nodes[0] / NAME, [SHARD]))
+        told = group.decide_once("x", lambda: facts_of(nodes[0] / NAME, [shard]))
         pass_files(group, "x", [0, 1], told, nodes[0] / NAME if group.rank == 0 else into)
 
     assert run_ranks(3, act, passing=True) == dict.fromkeys(range(3))
-    assert (into / SHARD).read_bytes() == (nodes[0] / NAME / SHARD).read_bytes()
-    assert names(into) == [SHARD, "other"]
+    assert (into / shard).read_bytes() == (nodes[0] / NAME / shard).read_bytes()
+    assert names(into) == [shard, "other"]
     assert names(nodes[2]) == []
+
+
+def test_a_damaged_file_does_not_get_its_name(nodes: Sequence[Path]) -> None:
+    """Also where files are handed on alone: it is refused, and what stood under its name still does."""
+    into, shard = nodes[1] / ".half", _shard(nodes)
+    into.mkdir()
+    (into / shard).write_text("older")
+    damaged = nodes[0] / NAME / shard
+    damaged.write_bytes(_altered(damaged.read_bytes()))
+
+    def act(group: Group) -> None:
+        told = group.decide_once("x", lambda: facts_of(nodes[0] / NAME, [".metadata", shard]))
+        pass_files(group, "x", [0, 1], told, nodes[0] / NAME if group.rank == 0 else into)
+
+    assert {type(outcome) for outcome in run_ranks(3, act, passing=True).values()} == {CorruptCheckpointError}
+    assert (into / shard).read_text() == "older"
+    assert names(into) == [shard]
 
 
 def test_files_of_two_ranks_make_one_directory(nodes: Sequence[Path]) -> None:
     """Where each has some of them, all come together; a file that a rank lacks is told before any is sent."""
+    shard = _shard(nodes)
     shutil.copytree(nodes[0] / NAME, nodes[1] / NAME)
     (nodes[0] / NAME / ".metadata").unlink()
-    (nodes[1] / NAME / SHARD).unlink()
+    (nodes[1] / NAME / shard).unlink()
 
     def act(group: Group) -> None:
-        for source, chosen in ((0, [SHARD]), (1, [".metadata", pth.COMMIT])):
+        for source, chosen in ((0, [shard]), (1, [".metadata", pth.COMMIT])):
             path = nodes[group.rank] / NAME
             told = group.decide_once("x", lambda: facts_of(path, chosen), by=source)  # noqa: B023
             pass_files(group, "x", [source, 2], told, path)
@@ -177,7 +208,7 @@ def test_files_of_two_ranks_make_one_directory(nodes: Sequence[Path]) -> None:
     assert run_ranks(3, act, passing=True) == dict.fromkeys(range(3))
     assert pth.verify(nodes[2] / NAME).ok
     with pytest.raises(CorruptCheckpointError, match="missing"):
-        facts_of(nodes[1] / NAME, [SHARD])
+        facts_of(nodes[1] / NAME, [shard])
     with pytest.raises(CorruptCheckpointError, match="tells of no"):
         facts_of(nodes[1] / NAME, ["another"])
 

@@ -16,7 +16,7 @@ from typing import Any
 from linnaeus.config import BucketConfig
 from linnaeus.errors import LinnaeusError
 from linnaeus.remote import open_remote
-from linnaeus.resolving import _fetch, resolve_in
+from linnaeus.resolving import _single_flight, resolve_in
 
 from .directories import tree
 
@@ -66,7 +66,7 @@ def main() -> None:
     _say("ready")
     task = json.loads(sys.stdin.readline())
     if not task["locks"]:
-        setattr(_fetch, "Lock", NoLock)  # noqa: B010 - the seam is private to its room
+        setattr(_single_flight, "Lock", NoLock)  # noqa: B010 - the seam is private to its room
     if task["log"] is not None:
         logging.basicConfig(filename=task["log"], level=logging.DEBUG)
     _say(json.dumps(outcome(task), default=str))

@@ -71,7 +71,7 @@ def _ls(call: Call) -> None:
 
 
 def _table(files: Sequence[Cached]) -> Rows:
-    from linnaeus.cli._tables import FAINT, Column, Row, Rows, cell
+    from linnaeus.cli._tables import FAINT, PROBLEM, Column, Row, Rows, cell
 
     columns = (Column("name"), Column("size", number=True), Column("sha256"), Column("from"))
     rows = [
@@ -81,7 +81,8 @@ def _table(files: Sequence[Cached]) -> Rows:
                 cell(size_text(file.size_bytes)),
                 cell((file.sha256 or "")[:12], FAINT),
                 cell(file.source or "", FAINT),
-            )
+            ),
+            cell(file.problem, PROBLEM) if file.problem else None,
         )
         for file in files
     ]
@@ -90,12 +91,23 @@ def _table(files: Sequence[Cached]) -> Rows:
 
 def _total(files: Sequence[Cached], place: Path) -> str:
     size = size_text(sum(file.size_bytes for file in files))
-    return f"{count_text(len(files), 'file')}, {size}, in {place}"
+    return f"{_counted(files)}, {size}, in {place}"
+
+
+def _counted(cached: Sequence[Cached]) -> str:
+    """Return how many files and directories there are, for example "2 files and 1 directory"."""
+    num_directories = sum(one.num_files is not None for one in cached)
+    files = count_text(len(cached) - num_directories, "file")
+    if not num_directories:
+        return files
+    directories = f"{num_directories:,} {'directory' if num_directories == 1 else 'directories'}"
+    return f"{files} and {directories}" if len(cached) > num_directories else directories
 
 
 @command(
     "verify",
-    summary="Check every byte of every cached file; equal files then share their disk.",
+    summary="Check every byte of every cached file; equal files then share their disk.\n\n"
+    "Of a directory of shards every file is compared with the digest in its commit file.",
     example="linnaeus cache verify",
 )
 def _verify(call: Call) -> int:
@@ -120,16 +132,16 @@ def _verify(call: Call) -> int:
             call.out.error(str(finding.problem))
         saved = sum(f.cached.size_bytes for f in findings if f.shared)
         shared = f"; {size_text(saved)} saved by sharing" if saved else ""
-        call.out.line(
-            f"{len(findings) - len(bad)} of {count_text(len(findings), 'file')} whole in {place}{shared}"
-        )
+        counted = _counted([finding.cached for finding in findings])
+        call.out.line(f"{len(findings) - len(bad)} of {counted} whole in {place}{shared}")
     return _INVALID if bad else 0
 
 
 @command(
     "prune",
     summary="Remove what was not used for long, and the least recently used while the cache is too large.\n\n"
-    "Never what a process has open, and never what the config's lock file pins.",
+    "Never what a process has open, and never what the config's lock file pins. A directory of shards goes"
+    " whole.",
     example="linnaeus cache prune --max-size 50GB --older-than 30d --dry-run",
 )
 @click.option("--max-size", type=Size(), metavar="SIZE", help="How much may stay, for example 50GB.")
@@ -177,7 +189,7 @@ def _show(call: Call, done: Sequence[Eviction], place: Path, *, dry_run: bool) -
             call.out.line(f"{item.cached.path.name} ({size_text(item.cached.size_bytes)}): {item.reason}")
     word = "would be removed" if dry_run else "removed"
     size = size_text(sum(cached.size_bytes for cached in gone))
-    call.out.line(f"{count_text(len(gone), 'file')}, {size}, {word} of {len(done)} in {place}")
+    call.out.line(f"{_counted(gone)}, {size}, {word} of {len(done)} in {place}")
 
 
 for _made in (_ls, _verify, _prune):

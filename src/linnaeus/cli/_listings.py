@@ -17,6 +17,7 @@ from linnaeus.errors import (
 )
 from linnaeus.pth import SHARDED, describe, is_sharded, size_of
 from linnaeus.remote import open_remote
+from linnaeus.resolving import all_there
 from linnaeus.runs import BEST_LINK, list_checkpoints
 
 if TYPE_CHECKING:
@@ -143,14 +144,15 @@ def _looked_into(path: Path) -> tuple[str | None, dict[str, Any], CheckpointInva
 
 
 def of_bucket(bucket: BucketConfig, cache_dir: Path) -> Listing:
-    """List a bucket, and which of its files are in the cache too.
+    """List a bucket, its finished directories of shards too, and which of it are in the cache.
 
     Raises:
         RemoteError: The bucket refused, is not there, or can't be reached.
     """
-    remote = open_remote(bucket)
     cached = {path.name: size_of(path) for path in _visible_files(cache_dir)}
-    return Listing(remote.place, _BUCKET_COLUMNS, [_remote_entry(file, cached) for file in remote.files()])
+    with open_remote(bucket).session() as session:
+        there = sorted(all_there(session), key=lambda file: file.name)
+        return Listing(session.place, _BUCKET_COLUMNS, [_remote_entry(file, cached) for file in there])
 
 
 def of_copies(cfg: Config, directory: Path) -> Listing:

@@ -14,7 +14,6 @@ from linnaeus import pth
 from linnaeus.config import Config
 from linnaeus.distributed import Group
 from linnaeus.errors import ConfigError
-from linnaeus.files import file_digest
 from linnaeus.pretrained._choose import Choice, checkpoints_of, choose, single
 from linnaeus.pretrained._fit import Source
 from linnaeus.pretrained._heads import read_policy
@@ -160,7 +159,7 @@ def save_stitched(report: LoadReport, model: nn.Module, path: Path) -> LoadRepor
     Raises:
         SaveError: The file can't be written.
     """
-    sources = tuple(replace(s, sha256=file_digest(Path(s.path), "sha256")) for s in report.sources)
+    sources = tuple(replace(s, sha256=pth.digest_of(Path(s.path))) for s in report.sources)
     signed = replace(report, sources=sources)
     arrived = {a.name for a in report.arrivals if a.status != "fresh"}
     state = {name: tensor for name, tensor in model.state_dict().items() if name in arrived}

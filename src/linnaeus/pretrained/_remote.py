@@ -10,9 +10,17 @@ from typing import Any
 from linnaeus.config import Config
 from linnaeus.errors import CheckpointNotFoundError, CorruptCheckpointError
 from linnaeus.pretrained._sources import Look, look_here
-from linnaeus.pth import INDEX_SUFFIX, joined_parts, parse_index, sketch_there
+from linnaeus.pth import (
+    COMMIT,
+    INDEX_SUFFIX,
+    SHARDED,
+    joined_parts,
+    parse_index,
+    sketch_sharded_there,
+    sketch_there,
+)
 from linnaeus.remote import Session, open_remote
-from linnaeus.resolving import is_absolute, is_only_there, resolve, split_pin
+from linnaeus.resolving import about_sharded, is_absolute, is_only_there, resolve, sizes_there, split_pin
 
 
 def look_without_fetching(cfg: Config) -> Look:
@@ -51,11 +59,21 @@ class _Looking:
         return self._sketch(name), f"{name} in {self._bucket().place}{unchecked}"
 
     def _sketch(self, name: str) -> Any:
+        if name.endswith(SHARDED):
+            return self._sketch_sharded(name)
         size_bytes = self._size_bytes(name)
         try:
             return sketch_there(name, size_bytes, self._reading(name))
         except CorruptCheckpointError:  # damage on the way must not count as damage in the bucket
             return sketch_there(name, size_bytes, self._reading(name))
+
+    def _sketch_sharded(self, name: str) -> Any:
+        sizes = sizes_there(self._bucket(), name)
+        if COMMIT not in sizes:
+            raise self._not_found(name)
+        return about_sharded(
+            self._bucket(), name, sizes, lambda data: sketch_sharded_there(name, data, sizes)
+        )
 
     def _into_parts(self, name: str, data: bytes) -> Any:
         places = parse_index(Path(name), data)
@@ -70,12 +88,15 @@ class _Looking:
     def _size_bytes(self, name: str) -> int:
         known = self._bucket().stat(name)
         if known is None:
-            raise CheckpointNotFoundError(
-                identifier=name,
-                places=["not in the cache", f"not in {self._bucket().place}"],
-                advice="List what there is: linnaeus ls --remote",
-            )
+            raise self._not_found(name)
         return known.size_bytes
+
+    def _not_found(self, name: str) -> CheckpointNotFoundError:
+        return CheckpointNotFoundError(
+            identifier=name,
+            places=["not in the cache", f"not in {self._bucket().place}"],
+            advice="List what there is: linnaeus ls --remote",
+        )
 
     def _read_all(self, name: str) -> bytes:
         return self._bucket().read(name, 0, self._size_bytes(name))

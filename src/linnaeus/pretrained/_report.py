@@ -115,7 +115,7 @@ class SourceReport:
         num_used: How many of them went into the model.
         num_claimed: Parameters of the model that it was to fill.
         num_arrived: How many of those it filled.
-        sha256: Digest of the file, where it was asked for.
+        sha256: Digest of the file, where it was asked for; of a directory of shards, of its commit file.
     """
 
     name: str

@@ -24,9 +24,10 @@ from linnaeus.pth._safetensors import INDEX_SUFFIX, joined_parts, parse_index
 from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import save_together
-from linnaeus.pth._sharded import files_told_of, glance_sharded, sums_of
+from linnaeus.pth._shard_sums import digest_of, files_told_of, sums_of, sums_there
+from linnaeus.pth._sharded import glance_sharded
 from linnaeus.pth._shares import Piece, Shares
-from linnaeus.pth._sketch import sketch, sketch_there
+from linnaeus.pth._sketch import sketch, sketch_sharded_there, sketch_there
 from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._trusted import rewrite_trusted
 from linnaeus.pth._verify import VerifyReport, require_valid, verify
@@ -56,6 +57,7 @@ __all__ = [
     "collection_paused",
     "compare",
     "describe",
+    "digest_of",
     "files_told_of",
     "glance",
     "glance_sharded",
@@ -79,8 +81,10 @@ __all__ = [
     "save_together",
     "size_of",
     "sketch",
+    "sketch_sharded_there",
     "sketch_there",
     "sums_of",
+    "sums_there",
     "take_apart",
     "torn_save",
     "verify",

@@ -41,6 +41,10 @@ class FileSum:
     size_bytes: int
     sha256: str
 
+    def to_plain(self) -> list[Any]:
+        """Return the form in which it stands in a commit file."""
+        return [self.size_bytes, self.sha256]
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -71,7 +75,7 @@ def compose_commit(
         names: Under which name `.metadata` has each tensor.
         num_directories: As `Commit.num_directories`.
     """
-    told = {name: [one.size_bytes, one.sha256] for name, one in files.items()}
+    told = {name: one.to_plain() for name, one in files.items()}
     apart = {"directories": num_directories} if num_directories > 1 else {}
     head = json.dumps({"files": told, "names": list(names)} | apart, separators=(",", ":"))
     body = head[:-1].encode() + b"," + description[1:-1]
@@ -230,11 +234,11 @@ def check_sizes(directory: Path, files: Mapping[str, FileSum], num_directories: 
             if isinstance(error, FileNotFoundError) and num_directories > 1 and name != METADATA:
                 absent.append(name)
                 continue
-            raise _damaged(directory, name, f"{name} is missing ({error.strerror})") from error
+            raise damaged(directory, name, f"{name} is missing ({error.strerror})") from error
         if not stat.S_ISREG(status.st_mode):
-            raise _damaged(directory, name, f"{name} is no regular file")
+            raise damaged(directory, name, f"{name} is no regular file")
         if status.st_size != told.size_bytes:
-            raise _damaged(
+            raise damaged(
                 directory, name, f"{name} has {status.st_size:,} bytes where {told.size_bytes:,} were written"
             )
     return absent
@@ -252,6 +256,21 @@ def incomplete(directory: Path, commit: Commit, absent: Sequence[str]) -> Incomp
     )
 
 
+def commit_there(path: Path, data: bytes, sizes: Mapping[str, int]) -> Commit:
+    """Return what the commit file of a directory that is elsewhere says, compared with the sizes there.
+
+    Raises:
+        CorruptCheckpointError: It is damaged, or tells of other files than are there.
+        UnsupportedFormatError: A newer version of linnaeus wrote it.
+    """
+    commit = parse_commit(path, data)
+    for file, told in commit.files.items():
+        if sizes.get(file) != told.size_bytes:
+            found = f"{sizes[file]:,} bytes" if file in sizes else "none"
+            raise damaged(path, file, f"{file} should have {told.size_bytes:,} bytes, there are {found}")
+    return commit
+
+
 def check_digests(directory: Path, files: Mapping[str, FileSum]) -> None:
     """Read every file, on all cores, and compare it with its digest.
 
@@ -262,7 +281,7 @@ def check_digests(directory: Path, files: Mapping[str, FileSum]) -> None:
     with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1) or 1) as pool:
         for name, found in zip(files, pool.map(lambda name: _sha256(directory / name), files), strict=True):
             if found != files[name].sha256:
-                raise _damaged(
+                raise damaged(
                     directory,
                     name,
                     f"{name}: SHA-256 {files[name].sha256[:16]}… was recorded, {found[:16]}… found",
@@ -276,5 +295,6 @@ def _sha256(path: Path) -> str:
         raise not_readable(path, error) from error
 
 
-def _damaged(directory: Path, name: str, problem: str) -> CorruptCheckpointError:
+def damaged(directory: Path, name: str, problem: str) -> CorruptCheckpointError:
+    """Return the error for one file of a directory."""
     return CorruptCheckpointError(path=str(directory), problem=problem, record=name)

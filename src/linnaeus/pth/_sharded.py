@@ -5,24 +5,23 @@ Ours has a commit file, which describes it. Neither torch nor unpickling is need
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
-from linnaeus.files import file_digest
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._commit_file import (
     COMMIT,
     SHARDED,
     Commit,
-    FileSum,
     check_digests,
     check_sizes,
+    commit_there,
+    damaged,
     incomplete,
-    parse_commit,
     read_commit,
     size_of,
 )
@@ -111,11 +110,11 @@ def _check_places(directory: Sharded) -> None:
         try:
             found = (directory.path / name).stat().st_size
         except FileNotFoundError as error:
-            raise _damaged(directory.path, f"{name} is missing", name) from error
+            raise damaged(directory.path, name, f"{name} is missing") from error
         except OSError as error:
             raise not_readable(directory.path / name, error) from error
         if found < end:
-            raise _damaged(directory.path, f"{name} is cut short: {found:,} bytes of {end:,} or more", name)
+            raise damaged(directory.path, name, f"{name} is cut short: {found:,} bytes of {end:,} or more")
 
 
 def places_of(index: Index) -> Iterator[Place]:
@@ -178,68 +177,16 @@ def glance_sharded(name: str, data: bytes, sizes: Mapping[str, int]) -> Descript
     Raises:
         CheckpointInvalidError: The commit file is damaged, or tells of other files than are there.
     """
-    path = Path(name)
-    commit = parse_commit(path, data)
-    for file, told in commit.files.items():
-        if sizes.get(file) != told.size_bytes:
-            found = f"{sizes[file]:,} bytes" if file in sizes else "none"
-            raise _damaged(path, f"{file} should have {told.size_bytes:,} bytes, there are {found}", file)
+    return description_of(examine_sharded_there(name, data, sizes))
+
+
+def examine_sharded_there(name: str, data: bytes, sizes: Mapping[str, int]) -> Examination:
+    """Say what a directory that is elsewhere is; as `glance_sharded`."""
+    commit = commit_there(Path(name), data, sizes)
     document = commit.document
     tensors, keys = document.infos(), document.keys()
     size_bytes = len(data) + sum(one.size_bytes for one in commit.files.values())
-    return description_of(
-        Examination(path, OURS, size_bytes, tensors, keys, document.about, document=document)
-    )
-
-
-def files_told_of(path: Path) -> dict[str, FileSum]:
-    """Return what the files of a directory of ours must be, also those that are with other nodes.
-
-    They are in the order in which to copy them: what tells of all others comes last, the commit file at the
-    very end.
-
-    Raises:
-        CheckpointInvalidError: It has no good commit file.
-    """
-    commit = read_commit(path)
-    if commit is None:
-        raise CorruptCheckpointError(path=str(path), problem="it was never finished", record=COMMIT)
-    files = dict(commit.files)
-    last = {METADATA: files.pop(METADATA)} if METADATA in files else {}
-    return files | last | {COMMIT: _sum_of(path / COMMIT)}
-
-
-def sums_of(path: Path, names: Collection[str] | None = None) -> dict[str, FileSum]:
-    """Return what the files of a directory must be, in the order in which to copy them.
-
-    The commit file tells it, and comes last. Of a directory without one the files are read, and `.metadata`
-    comes last.
-
-    Args:
-        path: The directory.
-        names: Which of its files; None for all. Of others it does not matter whether they are there.
-
-    Raises:
-        CheckpointInvalidError: One is not there or cut short, or the commit file does not tell of it.
-    """
-    commit = read_commit(path)
-    last = METADATA if commit is None else COMMIT
-    told = {one.name: None for one in path.iterdir() if one.is_file()} if commit is None else commit.files
-    chosen = {*told, last} if names is None else {*names}
-    sums = {}
-    for name in sorted(chosen, key=lambda name: (name == last, name)):
-        if commit is not None and name != COMMIT and name not in told:
-            raise _damaged(path, f"its commit file tells of no {name}", name)
-        sums[name] = told.get(name) or _sum_of(path / name)
-    check_sizes(path, sums)
-    return sums
-
-
-def _sum_of(file: Path) -> FileSum:
-    try:
-        return FileSum(file.stat().st_size, file_digest(file, "sha256"))
-    except OSError as error:
-        raise not_readable(file, error) from error
+    return Examination(Path(name), OURS, size_bytes, tensors, keys, document.about, document=document)
 
 
 def _examined_plain(directory: Sharded) -> Examination:
@@ -341,7 +288,3 @@ def _with_numbers(node: Any) -> Any:
     if "param_groups" in made and isinstance(states, dict) and all(str(key).isdecimal() for key in states):
         made["state"] = {int(key): state for key, state in states.items()}
     return made
-
-
-def _damaged(path: Path, problem: str, record: str) -> CorruptCheckpointError:
-    return CorruptCheckpointError(path=str(path), problem=problem, record=record)

@@ -22,7 +22,7 @@ from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._legacy import ReadAt
 from linnaeus.pth._parted import PartedTensor
 from linnaeus.pth._safetensors import INDEX, SAFETENSORS, joined_parts, read_index, start_of
-from linnaeus.pth._sharded import Sharded, nested
+from linnaeus.pth._sharded import Sharded, examine_sharded_there, nested
 from linnaeus.pth._stored import StoredFile, StoredTensor
 from linnaeus.pth._stubs import TensorStub
 
@@ -71,6 +71,20 @@ def sketch_there(name: str, size_bytes: int, read_at: ReadAt) -> Any:
     found = examine_there(name, size_bytes, read_at)
     found.require_safe()
     return sketch_examined(found, None)
+
+
+def sketch_sharded_there(name: str, data: bytes, sizes: Mapping[str, int]) -> Any:
+    """Return what a directory of shards holds that is elsewhere; its tensors can't be read.
+
+    Args:
+        name: What to call it.
+        data: The bytes of its commit file.
+        sizes: Of all files that are there, by name.
+
+    Raises:
+        CheckpointInvalidError: The commit file is damaged, or tells of other files than are there.
+    """
+    return sketch_examined(examine_sharded_there(name, data, sizes), None)
 
 
 def sketch_examined(found: Examination, file: StoredFile | None) -> Any:

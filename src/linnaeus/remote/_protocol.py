@@ -175,7 +175,13 @@ class Remote(Protocol):
         """Open this place for ranges and for many small acts, signed in once."""
 
     def download(
-        self, name: str, directory: Path, *, algorithms: Sequence[str] = (), progress: Progress | None = None
+        self,
+        name: str,
+        directory: Path,
+        *,
+        algorithms: Sequence[str] = (),
+        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Downloaded:
         """Bring one large file into `directory` over several streams, going on with what is there of it.
 
@@ -184,6 +190,8 @@ class Remote(Protocol):
             directory: For this file alone; keep it when this fails, and give it again.
             algorithms: Digests to compute beside those that the bucket keeps, which are compared.
             progress: Called twice a second.
+            session: Of this place, for who brings several; by default one is opened. When this fails it has
+                ended.
 
         Raises:
             RemoteNotFoundError: There is no such file.

@@ -117,10 +117,16 @@ class RcloneRemote:
         self._copy(f"download of {name}", there, here, progress, path=str(destination))
 
     def download(
-        self, name: str, directory: Path, *, algorithms: Sequence[str] = (), progress: Progress | None = None
+        self,
+        name: str,
+        directory: Path,
+        *,
+        algorithms: Sequence[str] = (),
+        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Downloaded:
         """Bring one large file here; see `Remote.download`."""
-        with self.session() as session:
+        with contextlib.nullcontext(session) if session is not None else self.session() as session:
             known = session.stat(name)
             if known is None:
                 missing = "there is no such file"

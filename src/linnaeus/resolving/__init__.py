@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from linnaeus.resolving._identifier import check_name, is_absolute, text_of
-from linnaeus.resolving._look import all_there, describe, describe_there, is_only_there, sharded_there
+from linnaeus.resolving._look import (
+    about_sharded,
+    all_there,
+    describe,
+    describe_there,
+    is_only_there,
+    sharded_there,
+    sizes_there,
+)
 from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cached",
     "Eviction",
+    "about_sharded",
     "all_there",
     "cached_files",
     "check_name",
@@ -56,6 +65,7 @@ __all__ = [
     "resolve_in",
     "resolve_together",
     "sharded_there",
+    "sizes_there",
     "split_pin",
     "text_of",
     "verify_cache",

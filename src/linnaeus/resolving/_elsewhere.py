@@ -51,6 +51,7 @@ def resolve_url(
         lock: A lock file that names are held to.
     """
     url, pinned = split_pin(identifier)
+    _refuse_directory(url)
     expected = expected_of(url, pinned, lock)
     if url.startswith("hf://"):
         path = _from_hub(url, offline=offline)
@@ -71,6 +72,7 @@ def record_url(
 ) -> Path:
     """Fetch a file of a web server whose digest is about to be recorded, and keep it under its digest."""
     url, pinned = split_pin(identifier)
+    _refuse_directory(url)
     if pinned is not None or offline:
         return _from_web(url, Path(cache_dir), bucket, pinned, progress, offline=offline)
     arrived = _from_web(url, Path(cache_dir), bucket, None, progress, offline=False)
@@ -79,6 +81,15 @@ def record_url(
     publish_new(arrived, final)
     note(final, digest, url)
     return final
+
+
+def _refuse_directory(url: str) -> None:
+    if PurePosixPath(urlsplit(url).path.partition("@")[0]).suffix == pth.SHARDED:
+        reason = (
+            "it names a directory of shards, and only files can be had from there;"
+            f" linnaeus convert NAME{pth.SHARDED} NAME.pth makes one file of it"
+        )
+        raise IdentifierError(identifier=url, reason=reason)
 
 
 def _in_cache(url: str, cache_dir: Path, expected: str | None) -> Path:

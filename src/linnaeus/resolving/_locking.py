@@ -67,7 +67,7 @@ def _locked(identifier: str, cfg: Config, progress: Progress | None) -> dict[str
     source = known.source if known is not None else None
     digest = sha256_of(found)
     where = source or _where(found, Path(place.CACHE_DIR))
-    entries = {name: Locked(found.stat().st_size, digest, where)}
+    entries = {name: Locked(pth.size_of(found), digest, where)}
     for part in pth.describe(found).keys if found.name.endswith(pth.INDEX_SUFFIX) else ():
         entries |= _locked(str(found.with_name(part)) if is_absolute(name) else part, cfg, progress)
     return entries

@@ -32,7 +32,7 @@ def facts_of(path: Path, names: Collection[str] | None = None) -> dict[str, Any]
         status = path.stat()
         return {"name": path.name, "size_bytes": status.st_size, "modified": str(status.st_mtime_ns)}
     sums = pth.sums_of(path, names)
-    files = [[name, one.size_bytes, one.sha256] for name, one in sums.items()]
+    files = [[name, *one.to_plain()] for name, one in sums.items()]
     return {"name": path.name, "size_bytes": sum(one.size_bytes for one in sums.values()), "files": files}
 
 

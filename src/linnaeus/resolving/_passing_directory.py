@@ -1,31 +1,28 @@
 """Files of a directory on their way between ranks, as if they followed one another in one file.
 
-Invariant: under its own name each file is whole, on disk, and has the digest that it must have. Until then
-it has a hidden name, under which it grows from its first byte on; so its size tells how far it has come, and
-a cut costs nothing that had arrived.
+Invariant: under its own name each file is whole, on disk, and has the digest that it must have. Until then it
+has another, under which it grows from its first byte on; so its size tells how far it has come, and a cut
+costs nothing that had arrived.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from linnaeus import pth
 from linnaeus.errors import CorruptCheckpointError
-from linnaeus.files import commit, file_digest, make_directory, require_space, write_text
-from linnaeus.resolving._fetch import writing_cache
-from linnaeus.resolving._fetch_sharded import admit_directory
-from linnaeus.resolving._passing_file import End, kept_when_cut, read_into
-from linnaeus.resolving._unfinished import SHARDS
-
-_OF = "files.json"
+from linnaeus.files import file_digest, fsync_directory, fsync_file, make_directory, require_space, take_over
+from linnaeus.resolving._admission import admit_directory
+from linnaeus.resolving._passing_file import End, read_into
+from linnaeus.resolving._single_flight import kept_when_cut, prepare_cache, writing_cache
+from linnaeus.resolving._unfinished import room_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +77,40 @@ class DirectorySource(End):
 
 
 class FilesArrival(End):
-    """Files in the making, in a directory that somebody else gives its name."""
+    """Files in the making, in a directory that somebody else gives its name.
 
-    def __init__(self, directory: Path, told: Sequence[Sequence[Any]], what: str, *, afresh: bool) -> None:
-        self._directory, self._row, self._what = directory, _Row(told), what
+    Args:
+        places: The directory, and the one where files grow.
+        told: What they must be.
+        what: What it is for, for messages.
+        is_private: Whether what is there was put there by an earlier try; else all files come anew.
+    """
+
+    def __init__(
+        self, places: tuple[Path, Path], told: Sequence[Sequence[Any]], what: str, *, is_private: bool
+    ) -> None:
+        (self._directory, self._nursery), self._row, self._what = places, _Row(told), what
         self._sums: dict[str, hashlib._Hash] = {}
-        if afresh:
-            for file in self._row.files:
-                (directory / file.growing).unlink(missing_ok=True)
-        self.first_missing = next(
-            (file.start + self._have(file) for file in self._row.files if self._have(file) < file.size_bytes),
-            self._row.size_bytes,
-        )
+        whole = (file.name for file in self._row.files if is_private and (places[0] / file.name).is_file())
+        self._whole = frozenset(whole)
+        self.first_missing = self._first_missing() if is_private else 0
 
-    def _have(self, file: _Placed) -> int:
-        with contextlib.suppress(FileNotFoundError):
-            return min(file.size_bytes, (self._directory / file.growing).stat().st_size)
-        return 0
+    def _first_missing(self) -> int:
+        for file in self._row.files:
+            have = pth.size_of(self._nursery / file.growing)
+            if file.name not in self._whole and have < file.size_bytes:
+                return file.start + have
+        return self._row.size_bytes
 
     def each(self, piece: memoryview, at: int) -> None:
         with writing_cache(self._directory.parent):
             for file, part, offset in self._row.pieces(piece, at):
-                self._keep(file, part, offset)
+                if file.name not in self._whole:  # of which another rank may lack some
+                    self._keep(file, part, offset)
 
     def _keep(self, file: _Placed, part: memoryview, offset: int) -> None:
         """Write some bytes, also where they are already: the digest is of what came."""
-        with (self._directory / file.growing).open("r+b" if offset else "wb", buffering=0) as growing:
+        with (self._nursery / file.growing).open("r+b" if offset else "wb", buffering=0) as growing:
             at, rest = offset, part
             while rest:
                 count = os.pwrite(growing.fileno(), rest, at)
@@ -119,7 +124,7 @@ class FilesArrival(End):
 
     def _require(self, file: _Placed, found: str) -> None:
         if found != file.sha256:
-            (self._directory / file.growing).unlink()
+            (self._nursery / file.growing).unlink()
             raise CorruptCheckpointError(
                 path=f"{file.name} as it arrived ({self._what})",
                 problem=f"its SHA-256 is {found}, not {file.sha256}",
@@ -130,22 +135,33 @@ class FilesArrival(End):
         """Give each file its name, in order; the directory is somebody else's, so it has no digest here."""
         with writing_cache(self._directory.parent):
             for file in self._row.files:
-                growing = self._directory / file.growing
-                if not file.size_bytes:
-                    growing.touch()
-                if file.name not in self._sums:  # of which an earlier try had brought some
-                    self._require(file, file_digest(growing, "sha256"))
-                commit(growing, self._directory / file.name)
+                if file.name not in self._whole:
+                    self._name(file)
         return None
+
+    def _name(self, file: _Placed) -> None:
+        growing = self._nursery / file.growing
+        if not file.size_bytes:
+            growing.touch()
+        if file.name not in self._sums:  # of which an earlier try had brought some
+            self._require(file, file_digest(growing, "sha256"))
+        fsync_file(growing)
+        take_over(growing, self._directory / file.name)
+        fsync_directory(self._directory)
 
 
 class DirectoryArrival(FilesArrival):
     """A whole directory in the making, published as a download is."""
 
     def __init__(
-        self, directory: Path, told: Sequence[Sequence[Any]], what: str, final: Path, expected: str | None
+        self,
+        places: tuple[Path, Path],
+        told: Sequence[Sequence[Any]],
+        what: str,
+        final: Path,
+        expected: str | None,
     ) -> None:
-        super().__init__(directory, told, what, afresh=False)
+        super().__init__(places, told, what, is_private=True)
         self._final, self._expected = final, expected
 
     def publish(self, start: int, told: Any) -> str | None:
@@ -159,22 +175,12 @@ def arriving_directory(
     told: dict[str, Any], final: Path, what: str, expected: str | None
 ) -> Iterator[DirectoryArrival]:
     """Prepare for a whole directory to come; what an earlier try left of the same one is gone on with."""
-    with kept_when_cut(final) as private:
+    with kept_when_cut(final, prepare_cache(final.parent)) as private:
         with writing_cache(final.parent):
-            shards = _shards_of(private, json.dumps(told))
-            arrival = DirectoryArrival(shards, told["files"], what, final, expected)
+            places = room_for(private, told["files"])
+            arrival = DirectoryArrival(places, told["files"], what, final, expected)
         require_space(final, told["size_bytes"] - arrival.first_missing)
         yield arrival
-
-
-def _shards_of(private: Path, told: str) -> Path:
-    """Return where the files grow; those of another directory of the same name are dropped."""
-    shards, of = private / SHARDS, private / _OF
-    if not of.is_file() or of.read_text(encoding="utf-8") != told:
-        shutil.rmtree(shards, ignore_errors=True)
-        write_text(of, told)
-    shards.mkdir(exist_ok=True)
-    return shards
 
 
 def arriving_files(told: dict[str, Any], directory: Path, what: str) -> FilesArrival:
@@ -182,4 +188,4 @@ def arriving_files(told: dict[str, Any], directory: Path, what: str) -> FilesArr
     with writing_cache(directory.parent):
         make_directory(directory)
         require_space(directory / "file", told["size_bytes"])
-        return FilesArrival(directory, told["files"], what, afresh=True)
+        return FilesArrival((directory, directory), told["files"], what, is_private=False)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
+from linnaeus.errors import CorruptCheckpointError
 from linnaeus.files import file_digest, require_space
 from linnaeus.remote import Journal, RemoteFile, kept_bytes
-from linnaeus.resolving._fetch import admit, prepare_cache, writing_cache
-from linnaeus.resolving._unfinished import own_directory, release
+from linnaeus.resolving._admission import admit
+from linnaeus.resolving._single_flight import kept_when_cut, prepare_cache, writing_cache
 
 
 class End:
@@ -105,25 +104,7 @@ def arriving_file(
 ) -> Iterator[FileArrival]:
     """Prepare for a file to come."""
     known = RemoteFile(told["name"], told["size_bytes"], modified=told["modified"])
-    with kept_when_cut(final) as private:
+    with kept_when_cut(final, prepare_cache(final.parent)) as private:
         require_space(final, known.size_bytes - kept_bytes(private))
         with Journal(private, known, 1) as journal:
             yield FileArrival(journal, final, what, expected)
-
-
-@contextlib.contextmanager
-def kept_when_cut(final: Path) -> Iterator[Path]:
-    """Yield a directory to make something in; after a cut what came is kept, unless it was wrong."""
-    with writing_cache(final.parent):
-        work = prepare_cache(final.parent)
-        key = hashlib.sha256(final.name.encode()).hexdigest()[:16]
-        private = own_directory(work, key)
-    try:
-        yield private
-    except CheckpointInvalidError:
-        shutil.rmtree(private, ignore_errors=True)
-        raise
-    except BaseException:
-        release(private, work, key)
-        raise
-    shutil.rmtree(private, ignore_errors=True)

@@ -134,7 +134,9 @@ def _is_checkpoint_file(path: str) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointInvalidError(
             path=path,
-            problem="it is not a file",
+            problem="it is a directory, and no checkpoint"
+            if stat.S_ISDIR(status.st_mode)
+            else "it is not a file",
             advice="Move it away, and the name is free.",
         )
     if status.st_size == 0:

@@ -7,18 +7,22 @@ nobody's; taking it over is one rename, which only one process can do, so two ne
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from linnaeus import pth
-from linnaeus.files import is_abandoned, sweep_abandoned, take_over, temporary_name
+from linnaeus.files import is_abandoned, sweep_abandoned, take_over, temporary_name, write_text
 from linnaeus.remote import kept_bytes
 
-# Where the files of a directory grow, in what is left of it.
-SHARDS = "shards"
+# From here on several streams pay, and so does going on where a cut left it.
+LARGE_BYTES = 16 << 20
+# Where the whole files of a directory are brought together, where one grows, and what they all must be.
+_SHARDS, _GROWING, _FILES = "shards", "growing", "files.json"
 
 _MARK = ".part"
 # Less is sooner fetched again than looked after.
@@ -59,13 +63,33 @@ def release(mine: Path, work: Path, key: str) -> None:
         shutil.rmtree(mine, ignore_errors=True)
 
 
+def room_for(private: Path, files: Sequence[Sequence[Any]]) -> tuple[Path, Path]:
+    """Return where the whole files of a directory are brought together, and where others grow.
+
+    What an earlier try left of the same files is there; what it left of others is dropped.
+
+    Args:
+        private: A directory of this process.
+        files: Of each file its name, size and SHA-256.
+    """
+    shards, growing, told = private / _SHARDS, private / _GROWING, private / _FILES
+    text = json.dumps([list(file) for file in files])
+    if not told.is_file() or told.read_text(encoding="utf-8") != text:
+        shutil.rmtree(shards, ignore_errors=True)
+        shutil.rmtree(growing, ignore_errors=True)
+        write_text(told, text)
+    for place in (shards, growing):
+        place.mkdir(exist_ok=True)
+    return shards, growing
+
+
 def unfinished(work: Path) -> list[Path]:
     """Return the directories of downloads that nobody is at work on."""
     return list(_to_have(work, ""))
 
 
 def _kept(entry: Path) -> int:
-    return kept_bytes(entry) + pth.size_of(entry / SHARDS)
+    return kept_bytes(entry) + pth.size_of(entry / _SHARDS) + pth.size_of(entry / _GROWING)
 
 
 def _to_have(work: Path, key: str) -> Iterator[Path]:

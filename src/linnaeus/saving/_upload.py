@@ -13,7 +13,7 @@ from typing import Any
 
 from linnaeus import pth
 from linnaeus.config import BucketConfig
-from linnaeus.errors import CheckpointNotFoundError, RemoteConflictError, RemoteError
+from linnaeus.errors import CheckpointNotFoundError, IdentifierError, RemoteConflictError, RemoteError
 from linnaeus.files import file_digest
 from linnaeus.remote import Progress, Remote, RemoteFile, open_remote
 from linnaeus.resolving import check_name, sharded_there
@@ -21,6 +21,12 @@ from linnaeus.saving._copies import same_description
 from linnaeus.saving._send import send
 
 _log = logging.getLogger(__name__)
+
+# By it a name in a bucket tells what it is; a directory that linnaeus did not write has no digests to go by.
+_WRONG_SUFFIX = (
+    f"in a bucket directories of shards, and nothing else, end in {pth.SHARDED}:"
+    f" linnaeus convert FILE NAME{pth.SHARDED} makes one of any checkpoint"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ def upload(
         progress: Called now and then while it is sent.
 
     Raises:
-        IdentifierError: No resolver would take the file's name.
+        IdentifierError: No resolver would take the file's name, or its suffix says something else.
         CheckpointNotFoundError: There is no such file.
         CheckpointInvalidError: The file is no whole, safe checkpoint.
         RemoteConflictError: Other content stands there, and `force` was not given.
@@ -76,6 +82,8 @@ def upload(
     name = check_name(path.name)
     if not path.exists() or (path.is_dir() and not pth.is_sharded(path)):
         raise CheckpointNotFoundError(identifier=str(path), places=["there is no such file"])
+    if path.is_dir() != name.endswith(pth.SHARDED):
+        raise IdentifierError(identifier=name, reason=_WRONG_SUFFIX)
     pth.require_valid(path)
     remote = open_remote(bucket)
     if path.is_dir():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -186,3 +188,22 @@ def test_roles_come_from_the_launcher() -> None:
     assert Roles.of(5, 8, {"LOCAL_RANK": "1", "GROUP_RANK": "2"}) == Roles(5, 8, 1, 2)
     assert Roles.of(5, 8, {"SLURM_LOCALID": "3", "SLURM_NODEID": "1"}) == Roles(5, 8, 3, 1)
     assert Roles.of(5, 8, {}).leads_node
+
+
+def test_who_comes_when_all_others_have_given_up_hears_why() -> None:
+    """A rank that ends what it did after the others have failed raises their error, not one of its own."""
+    gone = [threading.Event() for _ in range(3)]
+
+    def act(group: Group) -> None:
+        def decide(_: Callable[[], None]) -> None:
+            if group.rank > 0:
+                raise CheckpointNotFoundError(identifier="x.pth", places=["nowhere"])
+            assert all(event.wait(20) for event in gone[1:])
+
+        group.barrier("begin")
+        try:
+            group.decide_apart("fetching", group.rank, decide)
+        finally:
+            gone[group.rank].set()
+
+    assert {type(outcome) for outcome in run_ranks(3, act).values()} == {CheckpointNotFoundError}
