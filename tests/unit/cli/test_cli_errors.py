@@ -21,6 +21,7 @@ _CODES = {
     errors.CheckpointInvalidError(**_FILE): 6,
     errors.CorruptCheckpointError(**_FILE): 6,
     errors.UnsafeCheckpointError(**_FILE): 7,
+    errors.IncompleteCheckpointError(**_FILE, missing=["__2_0.distcp"]): 6,
     errors.PinMismatchError(**_FILE, expected="a", found="b"): 6,
     errors.UnsupportedFormatError(**_FILE, found="f", supported="s"): 6,
     errors.RemoteError(**_REMOTE): 5,
