@@ -11,8 +11,9 @@ import pytest
 import linnaeus
 
 _ROOT = Path(linnaeus.__file__).parent
-# Telling a file from a directory of shards and reading either are one circle in pth/.
-_ROOMS = sorted({entry.parent.name for entry in _ROOT.glob("*/__init__.py")} - {"pth"})
+# Telling a file from a directory of shards and reading either are one circle in pth/, fetching either and
+# looking at what is elsewhere one in resolving/.
+_ROOMS = sorted({entry.parent.name for entry in _ROOT.glob("*/__init__.py")} - {"pth", "resolving"})
 
 
 def imported(module: Path) -> set[str]:

@@ -164,7 +164,7 @@ def test_all_ranks_hear_that_one_s_part_was_changed(tmp_path: Path) -> None:
         return [piece.source.untyped_storage() for piece in shares.region_of(storage, group.rank, 3)]
 
     def save(group: Group, *, is_torn: bool) -> None:
-        state, shares = {"w": torch.full((5000,), 3.0)}, pth.Shares()
+        state, shares = {"w": torch.full((600_000,), 3.0)}, pth.Shares()
         content, guard, _ = guarding(state, lambda one: own(one, shares, group))
         guard.presum()
         if is_torn:
