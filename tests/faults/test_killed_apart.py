@@ -20,7 +20,7 @@ def test_a_save_is_there_on_all_nodes_or_on_none(tmp_path: Path) -> None:
         victim = int(death[0])
         place = tmp_path / death
         place.mkdir()
-        with ranks(4, place, f"dies:{death}:killed:2", module=_MODULE) as started:
+        with ranks(4, place, f"dies:{death}:killed:2", module=_MODULE, per_node=2) as started:
             for rank, process in enumerate(started):
                 if rank != victim:
                     assert process.wait(timeout=120) == 0, death
@@ -33,4 +33,5 @@ def test_a_save_is_there_on_all_nodes_or_on_none(tmp_path: Path) -> None:
         tmp_path,
         ":".join(["goes_on", "2", *(death.replace(":", ",") for death in _DEATHS)]),
         module=_MODULE,
+        per_node=2,
     )

@@ -49,10 +49,11 @@ def on_ranks(
     *scenarios: str,
     seconds: float = 90.0,
     module: str = "support.rank_process",
+    per_node: int | None = None,
 ) -> None:
     """Run scenarios of a module on so many forked ranks; fail with what they said if any fails."""
     deadline = time.monotonic() + seconds
-    with ranks(world_size, directory, *scenarios, module=module) as started:
+    with ranks(world_size, directory, *scenarios, module=module, per_node=per_node) as started:
         while any(rank.poll() is None for rank in started) and time.monotonic() < deadline:
             if any(rank.poll() for rank in started):
                 deadline = min(deadline, time.monotonic() + _GRACE_SECONDS)
@@ -74,16 +75,25 @@ def _ends_of(said: Sequence[Path]) -> str:
 
 @contextlib.contextmanager
 def ranks(
-    world_size: int, directory: Path, *scenarios: str, module: str = "support.rank_process"
+    world_size: int,
+    directory: Path,
+    *scenarios: str,
+    module: str = "support.rank_process",
+    per_node: int | None = None,
 ) -> Iterator[list[Forked]]:
-    """Start ranks without a launcher that ends all when one dies; the store outlives them."""
+    """Start ranks without a launcher that ends all when one dies; the store outlives them.
+
+    They are told that they are on nodes of `per_node` ranks each, or all on one.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    env = environment(**at, GROUP_RANK="0", WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+    num_local = per_node or world_size
+    env = environment(**at, WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(num_local))
     started: list[Forked] = []
     try:
         for rank in range(world_size):
-            own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            node, local = divmod(rank, num_local)
+            own = env | {"RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
             said = _said(directory, rank)
             started.append(Forked(module, [str(directory), *scenarios], env=own, said=said))
         yield started
