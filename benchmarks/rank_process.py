@@ -153,7 +153,6 @@ class Job:
             saved = source.content
             source.ready(tensors_in({key: saved[key] for key in saved if key not in ("model", "optimizer")}))
             own = own_share(self.parts, saved, str(path), self.group.rank, self.group.world_size)
-            source.ready(tensors_in(own))
             restore(self.parts, own, str(path), complete=False, source=source)
 
     def _load_dcp(self) -> None:
