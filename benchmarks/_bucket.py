@@ -37,13 +37,13 @@ _STREAMED_RATE = 5e6
 _KILLED_BYTES = 256 << 20
 
 
-def _serve(pipe: Connection, core: int | None) -> None:
+def _serve(pipe: Connection, core: int | None, address: str) -> None:
     """Run the server of the tests, and do what is asked of it until the pipe closes."""
     if core is not None:
         os.sched_setaffinity(0, [core])
     sys.path.insert(0, str(_TESTS))
     make_server = import_module("support.b2_server").B2Server
-    with make_server(buckets=[BUCKET]) as server:
+    with make_server(buckets=[BUCKET], address=address) as server:
         pipe.send((server.endpoint, server.env()))
         while True:
             try:
@@ -79,11 +79,11 @@ class Server:
 
 
 @contextmanager
-def server_apart(*, core: int | None = None) -> Iterator[Server]:
+def server_apart(*, core: int | None = None, address: str = "127.0.0.1") -> Iterator[Server]:
     """Run a server in a process of its own, and on a core of its own if there is one for it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, core), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, core, address), daemon=True)
     process.start()
     try:
         yield Server(ours)

@@ -14,6 +14,10 @@ from benchmarks._timing import Comparison
 MAIN = "343 MB"
 
 
+class NotMeasuredError(Exception):
+    """Something can't be measured on this machine; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How much is measured, and where.

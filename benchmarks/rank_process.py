@@ -28,11 +28,13 @@ import linnaeus
 from linnaeus import pth
 from linnaeus.distributed import join
 from linnaeus.files import recycle
-from linnaeus.state import RunParts, capture_share, own_share, restore
+from linnaeus.state import RunParts, capture_share, own_share, restore, tensors_in
 
 dcp: Any = checkpoint  # what it exports is not declared
 OURS, OVER, DCP = "linnaeus", "linnaeus, blocks of a pruned file", "DCP, cached plans"
+SHARDED = "linnaeus, FORMAT: sharded"
 CHECKED, DCP_LOAD = "linnaeus, every byte verified first", "DCP"
+OF_SHARDS, OF_SHARDS_CHECKED = "linnaeus, FORMAT: sharded", "linnaeus, FORMAT: sharded, verified first"
 BESIDE, BESIDE_SHARDED, DCP_ASYNC = "linnaeus", "linnaeus, FORMAT: sharded", "DCP async_save"
 _WIDTH, _NUM_LAYERS = 1010, 28  # with AdamW's two moments 343 MB
 
@@ -62,6 +64,7 @@ class Job:
         self.parts = RunParts(model=self.model, optimizer=self.optimizer)
         self.group = join("bench", deadline_seconds=120)
         self.directory, self.path = directory, directory / "together.pth"
+        self.shards = directory / "together.sharded"
         self.planner = dcp.DefaultSavePlanner(enable_plan_caching=True)
         self.over = directory / "over.pth"
         self.pending: list[Any] = []
@@ -79,14 +82,17 @@ class Job:
             OURS: Turn(lambda: self._save(self.path), lambda: self.path.unlink(missing_ok=True)),
             DCP: Turn(self._save_dcp, lambda: shutil.rmtree(self.directory / "dcp", ignore_errors=True)),
             OVER: Turn(self._save_over),
+            SHARDED: Turn(self._save_sharded, lambda: shutil.rmtree(self.shards, ignore_errors=True)),
         }
 
     def resumes(self) -> dict[str, Turn]:
         """Read each rank's part, of what any number of ranks wrote."""
         return {
             DCP_LOAD: Turn(self._load_dcp),
-            OURS: Turn(lambda: self._load(check=False)),
-            CHECKED: Turn(lambda: self._load(check=True)),
+            OURS: Turn(lambda: self._load(self.path, check=False)),
+            CHECKED: Turn(lambda: self._load(self.path, check=True)),
+            OF_SHARDS: Turn(lambda: self._load(self.shards, check=False)),
+            OF_SHARDS_CHECKED: Turn(lambda: self._load(self.shards, check=True)),
         }
 
     def besides(self) -> dict[str, Turn]:
@@ -121,6 +127,10 @@ class Job:
         found = self.group.rank == 0 and self.over.exists()
         self._save(self.over, recycle(self.over, self.over.stat().st_ino) if found else None)
 
+    def _save_sharded(self) -> None:
+        state, shares = capture_share(self.parts, self.group)
+        pth.save_sharded(state, self.shards, shares=shares, ranks=self.group)
+
     def _state(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": model, "optimizer": optimizer}
@@ -135,14 +145,15 @@ class Job:
         place = self.directory / "dcp_async"
         self.pending.append(async_save(self._state(), checkpoint_id=place, process_group=self.dcp_group))
 
-    def _load(self, *, check: bool) -> None:
+    def _load(self, path: Path, *, check: bool) -> None:
+        """Read as a run does that resumes, of a directory first what tells which part is this rank's."""
         if check:
-            self.group.decide_once("is it whole", lambda: pth.verify(self.path).error is None)
-        with pth.mapped_file(self.path) as source:
-            own = own_share(
-                self.parts, source.content, str(self.path), self.group.rank, self.group.world_size
-            )
-            restore(self.parts, own, str(self.path), complete=False, source=source)
+            self.group.decide_once("is it whole", lambda: pth.verify(path).error is None)
+        with pth.mapped_file(path) as source:
+            saved = source.content
+            source.ready(tensors_in({key: saved[key] for key in saved if key not in ("model", "optimizer")}))
+            own = own_share(self.parts, saved, str(path), self.group.rank, self.group.world_size)
+            restore(self.parts, own, str(path), complete=False, source=source)
 
     def _load_dcp(self) -> None:
         state = self._state()
@@ -191,7 +202,7 @@ def main(task: str, directory: Path, runs: int) -> None:
     job = Job(directory)
     seen = take_turns(job, getattr(job, task)(), runs)
     if task == "resumes":  # and leave what the next number of ranks resumes from
-        for turn in (job.saves()[OURS], job.saves()[DCP]):
+        for turn in map(job.saves().__getitem__, (OURS, DCP, SHARDED)):
             if job.group.rank == 0:
                 turn.prepare()
             dist.barrier()

@@ -13,10 +13,12 @@ from support.torchrun import on_ranks, ranks
 pytestmark = pytest.mark.slow
 
 
-def test_misfortunes_of_one_rank_are_told_on_all(tmp_path: Path) -> None:
-    """A full disk, other tensors, an empty disk: all ranks raise, and the next save is good."""
-    on_ranks(2, tmp_path, "survives_misfortunes")
-    assert [path.name for path in (tmp_path / "run").glob("*.pth")].count("checkpoint_epoch_0.pth") == 1
+@pytest.mark.parametrize("form", ["pth", "sharded"])
+def test_misfortunes_of_one_rank_are_told_on_all(tmp_path: Path, form: str) -> None:
+    """A refusing disk, other tensors, an empty disk, an older listing: all ranks know, and go on alike."""
+    on_ranks(2, tmp_path, f"survives_misfortunes:{form}")
+    names = [path.name for path in (tmp_path / "run").glob(f"checkpoint*.{form}")]
+    assert sorted(names) == [f"checkpoint_epoch_0.{form}", f"checkpoint_epoch_0_step_1.{form}"]
 
 
 @pytest.mark.parametrize(

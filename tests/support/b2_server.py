@@ -18,7 +18,7 @@ from types import TracebackType
 
 from .b2.account import ALL_CAPABILITIES, Account
 from .b2.faults import Fault, Kind
-from .b2.http_server import HttpServer
+from .b2.http_server import LOOPBACK, HttpServer
 from .b2.journal import Record
 from .b2.listing import newest_uploads
 from .b2.operations import Document, file_document
@@ -45,6 +45,7 @@ class B2Server:
         key: The one application key.
         capabilities: What the key may do; without one, B2 answers 401 `unauthorized`.
         only_buckets: The buckets that the key is restricted to; None is no restriction.
+        address: Where it listens.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class B2Server:
         key: str = KEY,
         capabilities: Sequence[str] = ALL_CAPABILITIES,
         only_buckets: Sequence[str] | None = None,
+        address: str = LOOPBACK,
     ) -> None:
         self.key_id = key_id
         self.key = key
@@ -62,7 +64,7 @@ class B2Server:
         for bucket in buckets:
             self._store.create_bucket(bucket)
         self._account = Account(key_id, key, capabilities, only_buckets)
-        self._http = HttpServer(self._store, self._account)
+        self._http = HttpServer(self._store, self._account, address)
 
     def __enter__(self) -> B2Server:
         self._http.start()

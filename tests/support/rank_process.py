@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import os
@@ -10,11 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -25,19 +22,19 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 import linnaeus
 from linnaeus import manager, pth
 from linnaeus.distributed import join
-from linnaeus.errors import CheckpointNotFoundError, InsufficientSpaceError, PeerFailedError, SaveError
+from linnaeus.errors import PeerFailedError
 from linnaeus.models import build_model
 from linnaeus.pth import _together
 from linnaeus.resolving import _fetch
-from linnaeus.resuming import choose_together
 from linnaeus.saving import _saver
 from linnaeus.state import RunParts, capture_share, own_share, restore
 from linnaeus.training import train
 from support import rank_beside
 from support.rank_fetch import fetches, saves_over_a_cut_link
+from support.rank_misfortunes import survives_misfortunes
 from support.rank_return import comes_back, copies, fails_to_copy
 from support.rank_run import RankRun, equal
-from support.replacing import noting, replaced
+from support.replacing import noting
 
 
 def resumes_exactly(directory: Path, parallel: str) -> None:
@@ -71,35 +68,6 @@ def takes_over(directory: Path, parallel: str, name: str) -> None:
     ckpt.close()
     if dist.get_rank() == 0:
         assert pth.verify(path).error is None
-
-
-def survives_misfortunes(directory: Path) -> None:
-    """What goes wrong on one rank is told on all, nothing is left behind, and the run can go on."""
-    rank, run = dist.get_rank(), RankRun("fsdp")
-    ckpt = run.manager(directory / "run")
-    ckpt.save()
-    first = sorted(entry.name for entry in (directory / "run").iterdir())
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with replaced(_together, "write_all", refuse, only=rank == 1):
-        kind: type[Exception] = InsufficientSpaceError if rank == 1 else PeerFailedError
-        expect(kind, ckpt.save, "disk became full on rank 1")
-    odd = {"more": torch.ones(3)} if rank == 1 else {}
-    group = join("test", deadline_seconds=20)
-    save = partial(pth.save_together, odd, directory / "odd.pth", shares=pth.Shares(), ranks=group)
-    expect(SaveError if rank == 0 else PeerFailedError, save, "ranks 1 hold other tensors")
-    assert sorted(entry.name for entry in (directory / "run").iterdir()) == first
-    choose = partial(choose_together, group, directory / "run", auto=True, named=None, resolve=Path)
-    with replaced(Path, "exists", lambda _: False, only=rank == 1):  # its node came back with an empty disk
-        kind = CheckpointNotFoundError if rank == 1 else PeerFailedError
-        expect(kind, choose, "rank 1 does not see what rank 0 sees")
-    found = choose()
-    assert found is not None
-    assert found.path.name == "checkpoint_epoch_0.pth"
-    ckpt.save()
-    ckpt.close()
 
 
 def dies(directory: Path, victim: str, stage: str, how: str) -> None:
@@ -241,12 +209,6 @@ def bytes_read() -> int:
     """Return how many bytes this process has asked files for."""
     line = Path("/proc/self/io").read_text(encoding="ascii").splitlines()[0]
     return int(line.removeprefix("rchar: "))
-
-
-def expect(kind: type[Exception], act: Callable[[], object], text: str) -> None:
-    """Check that an act raises such an error with such a text."""
-    with pytest.raises(kind, match=text):
-        act()
 
 
 SCENARIOS: dict[str, Callable[..., None]] = {

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .torchrun import environment
 
-_ADDRESSES = ("10.77.5.1", "10.77.5.2")
+ADDRESSES = ("10.77.5.1", "10.77.5.2")
 _PORT = "29655"
 
 
@@ -33,7 +34,7 @@ class TwoNodes:
         steps += [
             ["link", "add", ends[0], "netns", first, "type", "veth", "peer", "name", ends[1], "netns", second]
         ]
-        for one, end, address in zip(self._names, ends, _ADDRESSES, strict=True):
+        for one, end, address in zip(self._names, ends, ADDRESSES, strict=True):
             steps += [["-n", one, "addr", "add", f"{address}/24", "dev", end]]
             steps += [["-n", one, "link", "set", device, "up"] for device in ("lo", end)]
         for step in steps:
@@ -52,6 +53,16 @@ class TwoNodes:
         for one in self._names:
             _ip("netns", "del", one)
 
+    def start(
+        self, node: int, arguments: list[str], environment: dict[str, str], said: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start Python on a node, told where rank 0's store is; what it says goes into a file."""
+        name = self._names[node]
+        at = {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": _PORT, "GROUP_RANK": str(node)}
+        command = ["ip", "netns", "exec", name, sys.executable, *arguments]
+        everything = environment | at | {"GLOO_SOCKET_IFNAME": f"v{name}"}
+        return subprocess.Popen(command, env=everything, stderr=said)
+
     @contextlib.contextmanager
     def ranks(self, per_node: int, directory: Path, scenario: str) -> Iterator[list[subprocess.Popen[bytes]]]:
         """Start ranks on both; rank 0 holds the store."""
@@ -59,14 +70,10 @@ class TwoNodes:
         try:
             for rank in range(world_size):
                 node, local = divmod(rank, per_node)
-                name = self._names[node]
-                own = {"RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
-                at = {"MASTER_ADDR": _ADDRESSES[0], "MASTER_PORT": _PORT, "WORLD_SIZE": str(world_size)}
-                env = environment(**own, **at) | {"GLOO_SOCKET_IFNAME": f"v{name}"}
-                command = ["ip", "netns", "exec", name, sys.executable, "-m", "support.rank_process"]
-                said = (directory / f"said_{rank}").open("wb")
-                started.append(subprocess.Popen([*command, str(directory), scenario], env=env, stderr=said))
-                said.close()
+                own = {"RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world_size)}
+                arguments = ["-m", "support.rank_process", str(directory), scenario]
+                with (directory / f"said_{rank}").open("wb") as said:
+                    started.append(self.start(node, arguments, environment(**own), said))
             yield started
         finally:
             for process in started:

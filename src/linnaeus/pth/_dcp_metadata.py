@@ -19,6 +19,7 @@ from typing import Any
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError, UnsupportedFormatError
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._bounds import pickle_end
+from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._document import MAX_NAME
 from linnaeus.pth._examine import unsafe
 from linnaeus.pth._globals import is_dtype
@@ -111,7 +112,8 @@ def read_index(directory: Path) -> Index:
     except OSError as error:
         raise not_readable(path, error) from error
     try:
-        return _index(path, _unpickled(path, data))
+        with collection_paused():
+            return _index(path, _unpickled(path, data))
     except CheckpointInvalidError:
         raise
     except BAD_PICKLE as error:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._dcp_items import read_item
@@ -115,13 +117,33 @@ class Lazy:
             kept.read_all()
 
     def fill(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Make the elements of tensors those of others, which are part of the content."""
+        """Make the elements of tensors those of others, which are part of the content.
+
+        What was not asked for before is read straight into the targets, on all cores, where they are plain
+        and on the CPU.
+        """
         import torch
 
-        with torch.no_grad():
-            for target, source in pairs:
-                self.ready([source])
+        tasks: list[_Reading] = []
+        for target, source in pairs:
+            reading = self._reading(target, source)
+            if reading is not None:
+                tasks.append(reading)
+                torch.autograd.graph.increment_version(target)  # as an assignment in place does
+                continue
+            self.ready([source])
+            with torch.no_grad():
                 target.copy_(source)
+        with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1) or 1) as pool:
+            for _ in pool.map(lambda one: one.parted.read_box(one.starts, one.target), tasks):
+                pass
+
+    def _reading(self, target: torch.Tensor, source: torch.Tensor) -> _Reading | None:
+        """Return how to read into a target what another tensor shows, if that is one box not read yet."""
+        if not (self.holds(source) and _takes_bytes(target, source)):
+            return None
+        found = self._storages[source.untyped_storage()._cdata].unread(source)
+        return None if found is None else _Reading(*found, target.detach())
 
     def read_block(
         self,
@@ -170,6 +192,29 @@ def _by_storage(document: Document, names: Sequence[str]) -> dict[int, list[_Ins
     return found
 
 
+class _Reading(NamedTuple):
+    """A box of a tensor, and where its bytes go."""
+
+    parted: PartedTensor
+    starts: list[int]
+    target: torch.Tensor
+
+
+def _takes_bytes(target: torch.Tensor, source: torch.Tensor) -> bool:
+    """Tell whether a tensor can be given another's elements by writing bytes where its own are."""
+    import torch
+
+    plain = target.layout is torch.strided and target.device.type == "cpu"
+    alike = plain and (target.dtype, target.shape) == (source.dtype, source.shape)
+    return alike and not any(
+        (target.is_quantized, *(one.is_conj() or one.is_neg() for one in (target, source)))
+    )
+
+
+def _spot_of(view: torch.Tensor) -> tuple[Any, ...]:
+    return view.dtype, view.storage_offset(), tuple(view.shape), view.stride()
+
+
 class _Kept:
     """One storage, and the tensors that its bytes are kept as."""
 
@@ -194,15 +239,22 @@ class _Kept:
 
     def read(self, view: torch.Tensor) -> None:
         """Read what a view shows; where it is no box of the one tensor that is kept, everything."""
-        have = view.dtype, view.storage_offset(), tuple(view.shape), view.stride()
-        if self._is_whole or have in self._have or not view.numel():
+        if self._has(view) or not view.numel():
             return
         starts = self._box(view)
         if starts is None:
             self.read_all()
             return
         self._inside[0][0].read_box(starts, view.detach())
-        self._have.add(have)
+        self._have.add(_spot_of(view))
+
+    def unread(self, view: torch.Tensor) -> tuple[PartedTensor, list[int]] | None:
+        """Return the tensor that is kept, and where in it a view begins; None where that is in memory."""
+        starts = None if self._has(view) else self._box(view)
+        return None if starts is None else (self._inside[0][0], starts)
+
+    def _has(self, view: torch.Tensor) -> bool:
+        return self._is_whole or _spot_of(view) in self._have
 
     def files_of(self, view: torch.Tensor) -> set[str]:
         """Return in which files is kept what a view shows."""

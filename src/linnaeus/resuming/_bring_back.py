@@ -40,9 +40,9 @@ def bring_back(
     with pth.mapped_file(choice.path) as source:
         saved = source.content
         saved = saved if isinstance(saved, dict) and "model" in saved else {"model": saved}
+        # What tells how a rank's own part is made is read first, and then only that part, where it belongs.
         source.ready(tensors_in(_read_first(saved, group)))
         own = own_share(parts, saved, str(choice.path), group.rank, group.world_size)
-        source.ready(tensors_in(own))
         missing = restore(
             parts,
             own,

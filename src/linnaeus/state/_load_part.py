@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from linnaeus.pth import Source
 from linnaeus.state._parts import is_optimizer
-from linnaeus.state._shards import local
+from linnaeus.state._shards import local, tensors_in
 
 # Where the hooks of FSDP2 are defined.
 _OF_SHARDING = "torch.distributed.fsdp."
@@ -30,6 +30,8 @@ def load_part(part: Any, state: Any, source: Source | None) -> Callable[[], None
     Returns:
         What remains to be done once every part has taken its state, since it can't be undone.
     """
+    if source is not None and not _is_filled(part):
+        source.ready(tensors_in(state))
     if isinstance(part, nn.Module):
         part.load_state_dict(_filled(part, state, source) if source and only_copies(part) else state)
         return _nothing
@@ -46,6 +48,21 @@ def load_part(part: Any, state: Any, source: Source | None) -> Callable[[], None
 
 def _nothing() -> None:
     pass
+
+
+def _is_filled(part: Any) -> bool:
+    """Tell whether tensors are read into a part where they belong, and nobody looks at them before."""
+    return only_copies(part) or (is_optimizer(part) and _only_keeps(part))
+
+
+def _only_keeps(optimizer: Any) -> bool:
+    """Tell whether loading a state only keeps its tensors: no code but torch's, and no other device."""
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return False
+    if optimizer._optimizer_load_state_dict_pre_hooks or optimizer._optimizer_load_state_dict_post_hooks:
+        return False
+    groups = optimizer.param_groups
+    return all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
 
 
 def only_copies(part: Any) -> bool:
@@ -82,6 +99,7 @@ def _filled(module: nn.Module, state: Mapping[str, Any], source: Source) -> Mapp
         for name, tensor in tensors.items()
         if source.holds(local(state[name])) and sharing[local(tensor).untyped_storage().data_ptr()] == 1
     }
+    source.ready(tensors_in([value for name, value in state.items() if name not in direct]))
     source.fill((local(tensor), local(state[name])) for name, tensor in direct.items())
     filled: Any = copy.copy(state)  # with the versions that it carries as an attribute
     filled.update(direct)

@@ -20,6 +20,7 @@ from linnaeus.pth import Source
 from linnaeus.state._load_part import load_part, only_copies
 from linnaeus.state._parts import RunParts, flatten, is_optimizer
 from linnaeus.state._rng import capture_rng, restore_rng
+from linnaeus.state._shards import tensors_in
 
 # What any checkpoint to resume from must hold, if the run has it; files of other programs and earlier
 # versions have no more.
@@ -49,8 +50,8 @@ def restore(
         complete: Whether the checkpoint must hold every part that the run has, as our own do. Others
             must hold model, optimizer and scheduler.
         skip: Keys of parts to leave as they are.
-        source: The mapped file that `saved` is of; what lies in it is read straight into the tensors of the
-            run. Without it, `saved` is copied.
+        source: The mapped file, or the directory, that `saved` is of; what lies in it is read straight into
+            the tensors of the run. Without it, `saved` is copied.
 
     Returns:
         The keys of the parts that the checkpoint does not hold, which were left as they are.
@@ -165,6 +166,8 @@ def _apply(
     streams: bool,
 ) -> None:
     finish: list[Callable[[], None]] = []
+    if source is not None and streams:
+        source.ready(tensors_in(saved["rng"]))
     # Whatever a user's own part raises, an interrupt too, sets back all of it.
     with contextlib.ExitStack() as undo:
         undo.callback(restore_rng, capture_rng(), path)

@@ -32,8 +32,8 @@ class HttpServer(ThreadingHTTPServer):
     # A retrying client opens many connections at once.
     request_queue_size = 64
 
-    def __init__(self, store: Store, account: Account) -> None:
-        super().__init__((LOOPBACK, 0), Handler)
+    def __init__(self, store: Store, account: Account, address: str = LOOPBACK) -> None:
+        super().__init__((address, 0), Handler)
         self.store = store
         self.account = account
         self.journal = Journal()
@@ -49,7 +49,7 @@ class HttpServer(ThreadingHTTPServer):
     @property
     def endpoint(self) -> str:
         """The URL of the server."""
-        return f"http://{LOOPBACK}:{self.server_address[1]}"
+        return "http://{}:{}".format(*self.server_address)
 
     def start(self) -> None:
         """Begin to accept connections."""
