@@ -9,15 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from linnaeus.resolving._identifier import check_name, is_absolute, text_of
-from linnaeus.resolving._look import (
-    about_sharded,
-    all_there,
-    describe,
-    describe_there,
-    is_only_there,
-    sharded_there,
-    sizes_there,
-)
+from linnaeus.resolving._look import all_there, describe, describe_there, is_only_there, sharded_there
 from linnaeus.resolving._resolve import resolve, resolve_in
 
 if TYPE_CHECKING:
@@ -35,6 +27,7 @@ if TYPE_CHECKING:
     from linnaeus.resolving._locking import lock, names_in
     from linnaeus.resolving._passing import facts_of, pass_files, pass_on
     from linnaeus.resolving._pins import read_lock, split_pin
+    from linnaeus.resolving._sharded_there import about_sharded, sizes_there
     from linnaeus.resolving._sharing import who_shares
     from linnaeus.resolving._together import resolve_together
 
@@ -74,6 +67,8 @@ __all__ = [
 
 # A cache hit, which is what mostly happens, loads none of these.
 _LATER = {
+    "about_sharded": "_sharded_there",
+    "sizes_there": "_sharded_there",
     "Cached": "_cache",
     "Eviction": "_cache",
     "cached_files": "_cache",

@@ -28,10 +28,10 @@ from linnaeus.files import (
 )
 from linnaeus.remote import Transfer
 from linnaeus.resolving._admission import admit_directory, refused
-from linnaeus.resolving._look import about_sharded, sizes_there
 from linnaeus.resolving._pins import mismatch
 from linnaeus.resolving._places import describe_cache, nearest
 from linnaeus.resolving._records import note
+from linnaeus.resolving._sharded_there import about_sharded, sizes_there
 from linnaeus.resolving._single_flight import kept_when_cut, once, writing_cache
 from linnaeus.resolving._unfinished import LARGE_BYTES, room_for
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from linnaeus.errors import CheckpointNotFoundError, CorruptCheckpointError
 from linnaeus.resolving._identifier import check_name, is_absolute
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from linnaeus.config import Config
     from linnaeus.pth import Description
     from linnaeus.remote import RemoteFile, Session
-
-_T = TypeVar("_T")
 
 
 def describe(identifier: str, cfg: Config) -> Description:
@@ -109,43 +106,7 @@ def all_there(session: Session) -> list[RemoteFile]:
 def _sharded(session: Session, name: str) -> Description:
     """Return what a folder of a bucket holds, from its commit file and its listing."""
     from linnaeus import pth
+    from linnaeus.resolving._sharded_there import about_sharded, sizes_there
 
     sizes = sizes_there(session, name)
     return about_sharded(session, name, sizes, lambda data: pth.glance_sharded(name, data, sizes))
-
-
-def sizes_there(session: Session, name: str) -> dict[str, int]:
-    """Return the sizes of the files in a folder of a bucket; none where there is none."""
-    return {file.name.rpartition("/")[2]: file.size_bytes for file in session.folder(name)}
-
-
-def about_sharded(
-    session: Session, name: str, sizes: Mapping[str, int], understand: Callable[[bytes], _T]
-) -> _T:
-    """Return what is made of the commit file of a directory in a bucket.
-
-    Args:
-        session: The place.
-        name: The directory.
-        sizes: Of its files.
-        understand: Makes something of the commit file's bytes. What it finds damaged is read again: damage on
-            the way must not count as damage in the bucket.
-
-    Raises:
-        CheckpointInvalidError: There is no commit file, or `understand` refused it.
-        RemoteError: The bucket refused or can't be reached.
-    """
-    from linnaeus import pth
-
-    if pth.COMMIT not in sizes:
-        raise CorruptCheckpointError(
-            path=name, problem=f"it has no {pth.COMMIT}, so it was never finished", record=pth.COMMIT
-        )
-
-    def read() -> bytes:
-        return session.read(f"{name}/{pth.COMMIT}", 0, sizes[pth.COMMIT])
-
-    try:
-        return understand(read())
-    except CorruptCheckpointError:
-        return understand(read())

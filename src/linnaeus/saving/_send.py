@@ -60,18 +60,21 @@ def send(
         if session.read(f"{name}/{commit}", 0, len(ours)) == ours:  # by the others, this moment
             return
         session.delete(f"{name}/{commit}")  # before anything beside it is changed
-    for file in (path / shard for shard in shards):
-        if not file.exists():  # it is with another node
-            continue
-        one = f"{name}/{file.name}"
+
+    def send_missing(file: str) -> None:
+        """Send a file unless an earlier try has, where the bucket can prove it."""
+        one = f"{name}/{file}"
         known = session.stat(one) if one in there else None
-        # What an earlier try has sent need not be sent again, where the bucket can prove it.
-        if known is None or not known.digests or not _is_there(file, known, same):
-            _send_file(remote, session, file, one, same, progress, mark)
+        if known is None or not known.digests or not _is_there(path / file, known, same):
+            _send_file(remote, session, path / file, one, same, progress, mark)
+
+    for shard in shards:
+        if (path / shard).exists():  # else it is with another node
+            send_missing(shard)
     if {*shards} - shards_there(session, path, name):
         return
-    for last in (metadata, commit):
-        _send_file(remote, session, path / last, f"{name}/{last}", same, progress, mark)
+    send_missing(metadata)
+    _send_file(remote, session, path / commit, f"{name}/{commit}", same, progress, mark)
     for stale in there - {f"{name}/{one}" for one in (*shards, metadata, commit)}:
         session.delete(stale)
 
