@@ -17,7 +17,7 @@ from linnaeus.files._commit import (
     take_over,
     write_text,
 )
-from linnaeus.files._directories import commit_directory, publish_new_directory, remove
+from linnaeus.files._directories import claim_directory, commit_directory, publish_new_directory, remove
 from linnaeus.files._lock import Lock
 from linnaeus.files._owner import is_abandoned, owner_tag, sweep_abandoned, temporary_name
 from linnaeus.files._recycle import Recycled, is_in_use, recycle, share_disk
@@ -28,6 +28,7 @@ __all__ = [
     "Lock",
     "Recycled",
     "WriteBack",
+    "claim_directory",
     "commit",
     "commit_directory",
     "file_digest",

@@ -16,7 +16,7 @@ from pathlib import Path
 from linnaeus.files._owner import temporary_name
 
 # What filesystems without hard links answer to link(2).
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def fsync_file(path: Path) -> None:
@@ -77,7 +77,7 @@ def publish_new(temporary: Path, final: Path) -> bool:
         temporary.unlink()
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         return _publish_without_links(temporary, final)
     temporary.unlink()
@@ -110,7 +110,7 @@ def point_link(link: Path, target_name: str) -> bool:
     try:
         temporary.symlink_to(target_name)
     except OSError as error:
-        if error.errno in _NO_LINKS:
+        if error.errno in NO_LINKS:
             return False
         raise
     os.replace(temporary, link)
@@ -146,7 +146,7 @@ def hold(path: Path) -> Path:
     try:
         os.link(path, hidden)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         return path
     return hidden
@@ -161,7 +161,7 @@ def set_aside(path: Path, suffix: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             if aside.exists():
                 continue

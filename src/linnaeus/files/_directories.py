@@ -6,13 +6,14 @@ sees half of it under that name. What a crash leaves has a temporary name, and i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import shutil
 from pathlib import Path
 
-from linnaeus.files._commit import fsync_directory, remove_file, take_over
+from linnaeus.files._commit import NO_LINKS, fsync_directory, remove_file, take_over
 from linnaeus.files._owner import temporary_name
 
 _AT_CWD, _EXCHANGE = -100, 2
@@ -58,6 +59,32 @@ def publish_new_directory(temporary: Path, final: Path) -> bool:
         return False
     fsync_directory(final.parent)
     return True
+
+
+def claim_directory(name: Path, own: Path) -> Path | None:
+    """Make a new directory that is found under `name` by one of several processes that all try.
+
+    Args:
+        name: The common name, in the same directory: a link to `own`, where the filesystem has links.
+        own: The name by which it is known whose it is.
+
+    Returns:
+        The directory; None where another process was faster.
+    """
+    own.mkdir()
+    try:
+        name.symlink_to(own.name)
+    except OSError as error:
+        own.rmdir()
+        if error.errno == errno.EEXIST:
+            return None
+        if error.errno not in NO_LINKS:
+            raise
+        with contextlib.suppress(FileExistsError):
+            name.mkdir()
+            return name
+        return None
+    return own
 
 
 def _replace(temporary: Path, final: Path) -> None:

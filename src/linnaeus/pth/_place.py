@@ -8,7 +8,7 @@ import hashlib
 import zlib
 from pathlib import Path
 
-from linnaeus.files import make_directory, remove, temporary_name
+from linnaeus.files import claim_directory, make_directory, remove, temporary_name
 
 
 class Place:
@@ -54,15 +54,11 @@ class Place:
 
     def _made_for_node(self, shared: Path) -> Path:
         make_directory(self._final.parent)
-        own = temporary_name(self._final)
-        own.mkdir()
-        try:
-            shared.symlink_to(own.name)
-        except FileExistsError:  # another rank was faster
-            own.rmdir()
+        made = claim_directory(shared, temporary_name(self._final))
+        if made is None:  # another rank was faster
             return shared
         self._claim = shared
-        return own
+        return made
 
     def clear(self) -> None:
         """Remove what is left under temporary names; any rank may, since they are given only once."""

@@ -103,7 +103,7 @@ class Shares:
             self._regions.setdefault(storage._cdata, _all_of(storage) if rank == 0 else _Kept(storage, []))
         elif storage._cdata not in self._regions:
             kept = [*self._alike.values()]
-            spans = even_ranges([one.nbytes() for one in kept], rank, world_size)
+            spans = _spans([one.nbytes() for one in kept], rank, world_size)
             for one, (start, end) in zip(kept, spans, strict=True):
                 self._regions[one._cdata] = _Kept(one, [Piece(start, region(one, start, end))])
         return self._regions[storage._cdata].pieces
@@ -120,11 +120,19 @@ def _all_of(storage: torch.UntypedStorage) -> _Kept:
     return _Kept(storage, [Piece(0, region(storage, 0, storage.nbytes()))])
 
 
+def _spans(sizes: list[int], rank: int, world_size: int) -> list[tuple[int, int]]:
+    """Return a rank's parts of what all hold alike: even ones, unless it is too little to be divided.
+
+    A part is a piece to write, and the file of another rank to read.
+    """
+    if sum(sizes) > _LITTLE_BYTES:
+        return even_ranges(sizes, rank, world_size)
+    return [(0, 0 if rank else size) for size in sizes]
+
+
 def even_ranges(sizes: Sequence[int], rank: int, world_size: int) -> list[tuple[int, int]]:
     """Return for each storage the (start, end) of a rank's part, all parts together being equally large."""
     total = sum(sizes)
-    if total <= _LITTLE_BYTES:  # not worth a piece, and a look at every rank's file, for each
-        return [(0, 0 if rank else size) for size in sizes]
     first, last = (
         min(total, math.ceil(total * bound / world_size / _BLOCK_BYTES) * _BLOCK_BYTES)
         for bound in (rank, rank + 1)
