@@ -29,12 +29,12 @@ from linnaeus.saving import (
     Account,
     Job,
     OnSave,
-    Retention,
     Saver,
     SignalWatch,
     StoppedBySignal,
     Timing,
     Trace,
+    acts_here,
     open_mirror,
     pipeline_of,
     share_now,
@@ -110,16 +110,16 @@ class CheckpointManager:
         self._group = join("saving", deadline_seconds=plan.DEADLINE_SECONDS)
         self._rhythm = Rhythm(self._group, clock)
         directory = Path(cfg.ENV.OUTPUT.DIRS.CHECKPOINTS).absolute()
-        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, self._group)
-        rules, check = Retention.of(plan), plan.CHECK_FINITE
-        self._saver = Saver(directory, rules, check_finite=check, on_commit=mirror.notice, owed=mirror.owed)
+        acts = acts_here(plan, directory, self._group)
+        mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, self._group, acts=acts)
+        self._saver = Saver(directory, plan, on_commit=mirror.notice, owed=mirror.owed, acts=acts)
         self._pipeline = pipeline_of(self._group, self._saver, self._job, plan, self._account, clock)
         self._spare = SpareMemory()
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
         self._metrics: dict[str, float] = {}
         self.progress = Progress()
-        ready = self._saver.prepare if self._group.leads_node else lambda: None
+        ready = self._saver.prepare if acts else lambda: None
         new_id = lambda _: uuid.uuid4().hex  # noqa: E731 - which tells this run's files from those of others
         self._run: str = self._group.agree("preparing the directory", ready, conclude=new_id, alike=True)
         self._trace = Trace(self.directory)

@@ -1,4 +1,4 @@
-"""A part of a checkpoint, as a node that shares no directory keeps it: good in itself, never taken for all."""
+"""A part of a checkpoint, as a node that shares no directory has it: good in itself, never taken for all."""
 
 from __future__ import annotations
 

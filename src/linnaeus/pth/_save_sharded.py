@@ -76,8 +76,8 @@ def save_sharded(
         held: How to read this rank's pieces, when they may change meanwhile.
         publish: On a rank that made a directory: makes it, finished and on disk, what `path` names. By
             default it is renamed. What rank 0's returns, JSON values, is told to the others.
-        follow: On other ranks that made a directory: called when the checkpoint exists, with what rank 0's
-            `publish` returned.
+        follow: On all ranks but rank 0: called when the checkpoint exists, with what rank 0's `publish`
+            returned.
 
     Returns:
         The size of all files in bytes, wherever they are.
@@ -292,7 +292,7 @@ class Session:
             if self._place.leads_apart and published and not getattr(error, "missing", ()):
                 remove(self._final)  # rank 0's never appeared
             raise
-        if self._place.leads_apart:
+        if self._ranks.rank != 0:
             follow(told)
         return int(size_bytes)
 

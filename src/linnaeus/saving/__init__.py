@@ -4,6 +4,7 @@ Knows nothing of resuming; the two meet only on disk.
 """
 
 from linnaeus.saving._account import Account, OnSave, SaveRecord
+from linnaeus.saving._acting import acts_here
 from linnaeus.saving._copies import Copies
 from linnaeus.saving._interval import best_interval_seconds, interval_for
 from linnaeus.saving._job import Job
@@ -46,6 +47,7 @@ __all__ = [
     "Trace",
     "UploadReport",
     "Verdict",
+    "acts_here",
     "best_interval_seconds",
     "copies_of",
     "decide",

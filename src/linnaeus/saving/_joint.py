@@ -298,9 +298,10 @@ class _Turn:
             return self._saver.retain(job)
 
         def follow(kept: list[str]) -> None:
-            self._saver.announce()
-            permit()
-            self._saver.follow(job.path, kept)
+            if self._saver.acts:
+                self._saver.announce()
+                permit()
+                self._saver.follow(job.path, kept)
 
         content, shares = begin_together(share, self)
         if job.path.suffix == pth.SHARDED:

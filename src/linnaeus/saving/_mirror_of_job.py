@@ -12,7 +12,6 @@ from pathlib import Path
 from linnaeus.config import Config
 from linnaeus.distributed import Group
 from linnaeus.remote import Remote, open_in_background
-from linnaeus.resolving import who_shares
 from linnaeus.runs import RunCheckpoint
 from linnaeus.saving._copies import Copies
 from linnaeus.saving._mirror import Mirror, NoMirror, rules_there
@@ -69,7 +68,7 @@ class MirrorOfJob:
 
 
 def open_mirror(
-    cfg: Config, directory: Path, run: Callable[[], str], group: Group | None = None
+    cfg: Config, directory: Path, run: Callable[[], str], group: Group | None = None, *, acts: bool = True
 ) -> Mirror | MirrorOfJob | NoMirror:
     """Return what copies a run to the bucket of its config, or what does nothing when that is not enabled.
 
@@ -78,6 +77,7 @@ def open_mirror(
         directory: The run's checkpoints.
         run: Returns the id of the run.
         group: The ranks of the run; None for one process.
+        acts: Whether this rank sends what is in the directory.
 
     Raises:
         RemoteAuthError: The credentials are missing.
@@ -87,15 +87,13 @@ def open_mirror(
         return NoMirror()
     if group is None or group.world_size == 1:
         return _mirror_of(cfg, directory, run)
-    what, senders, opened = "opening the run's bucket", [0], list[Mirror]()
-    if cfg.SCHEDULE.CHECKPOINT.FORMAT == "sharded":
-        _, senders = who_shares(directory, group, what)
+    opened: list[Mirror] = []
 
     def open_own() -> None:
-        if group.rank in senders:
+        if acts:
             opened.append(_mirror_of(cfg, directory, run, group.rank))
 
-    group.agree(what, open_own, alike=True)
+    group.agree("opening the run's bucket", open_own, alike=True)
     return MirrorOfJob(opened[0] if opened else NoMirror(), group)
 
 

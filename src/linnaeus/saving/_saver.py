@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from linnaeus import pth
+from linnaeus.config import CheckpointScheduleConfig
 from linnaeus.errors import SaveError, TornSaveError
 from linnaeus.files import (
     Recycled,
@@ -44,26 +45,28 @@ class Saver:
 
     Args:
         directory: Where the run's checkpoints are.
-        retention: Which of them to keep.
-        check_finite: Refuse to save a model that holds NaN or infinities.
+        plan: `SCHEDULE.CHECKPOINT`: which of them to keep, and whether to refuse a model that holds NaN or
+            infinities.
         on_commit: Called after each checkpoint, in the writing thread; must return at once.
         owed: Returns which of the directory's checkpoints must stay for somebody else, with the reason.
+        acts: Whether this process is the one, of all that see the directory, that prunes it.
     """
 
     def __init__(
         self,
         directory: Path,
-        retention: Retention,
+        plan: CheckpointScheduleConfig,
         *,
-        check_finite: bool = False,
         on_commit: Callable[[], None] = lambda: None,
         owed: Callable[[Sequence[RunCheckpoint]], Mapping[str, str]] = lambda _: {},
+        acts: bool = True,
     ) -> None:
         self.directory = directory
-        self.retention = retention
-        self._check_finite = check_finite
+        self.retention = Retention.of(plan)
+        self._check_finite = plan.CHECK_FINITE
         self._on_commit = on_commit
         self._owed = owed
+        self.acts = acts
         self._last: tuple[Path, Mapping[str, str]] | None = None
         self._followed: tuple[Path, Sequence[str]] | None = None
         self._made: dict[Path, int] = {}
