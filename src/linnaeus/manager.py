@@ -28,6 +28,7 @@ from linnaeus.saving import (
     SAVE,
     Account,
     Job,
+    JointPipeline,
     OnSave,
     Saver,
     SignalWatch,
@@ -113,7 +114,8 @@ class CheckpointManager:
         acts = acts_here(plan, directory, self._group)
         mirror = self._mirror = open_mirror(cfg, directory, lambda: self._run, self._group, acts=acts)
         self._saver = Saver(directory, plan, on_commit=mirror.notice, owed=mirror.owed, acts=acts)
-        self._pipeline = pipeline_of(self._group, self._saver, self._job, plan, self._account, clock)
+        run = self._group, self._parts
+        self._pipeline = pipeline_of(*run, self._saver, self._job, plan, self._account, clock)
         self._spare = SpareMemory()
         self._told_of: object = None
         self._plain_config, self._digest = cfg.to_plain(), cfg.digest()
@@ -123,10 +125,8 @@ class CheckpointManager:
         new_id = lambda _: uuid.uuid4().hex  # noqa: E731 - which tells this run's files from those of others
         self._run: str = self._group.agree("preparing the directory", ready, conclude=new_id, alike=True)
         self._trace = Trace(self.directory)
-        self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._pipeline.release())
-            for optimizer in hooked_optimizers(self._parts)
-        ]
+        release = lambda *_: self._pipeline.release()  # noqa: E731 - a method would be called with the step's
+        self._hooks = [one.register_step_pre_hook(release) for one in hooked_optimizers(self._parts)]
 
     @property
     def directory(self) -> Path:
@@ -356,7 +356,7 @@ class CheckpointManager:
     def _job(self, by_copy: bool) -> Job:  # noqa: FBT001 - the pipeline's only question
         """Return what there is to save now."""
         plan = self._cfg.SCHEDULE.CHECKPOINT
-        if self._group.world_size > 1:
+        if isinstance(self._pipeline, JointPipeline):
             how = self._numbers(), self._spare, self._group, plan, self._tell_of_pretrained
             return self._named(None, share_now(self._parts, *how, copy=by_copy))
         self._tell_of_pretrained()

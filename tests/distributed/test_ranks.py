@@ -93,3 +93,10 @@ def test_a_node_that_lost_its_disk_goes_on_too(tmp_path: Path) -> None:
 def test_shards_of_a_lost_node_come_back(tmp_path: Path) -> None:
     """Sharded ranks too take their parts from the file that another node had."""
     on_ranks(4, tmp_path, "comes_back:fsdp:none+all")
+
+
+def test_one_rank_with_a_sharded_model(tmp_path: Path) -> None:
+    """A launcher that starts one rank is no special case: it saves either form, and resumes exactly."""
+    for name, module in (("pth", "support.rank_process"), ("sharded", "support.shard_process")):
+        (tmp_path / name).mkdir()
+        on_ranks(1, tmp_path / name, "resumes_exactly:fsdp", module=module)

@@ -120,7 +120,7 @@ def test_what_torch_wrote_is_converted(tmp_path: Path) -> None:
 def test_a_damaged_directory_is_not_converted(tmp_path: Path) -> None:
     """Damaged bytes don't get checksums that call them whole."""
     pth.save_sharded({"w": torch.ones(1000)}, tmp_path / "a.sharded")
-    shard = next((tmp_path / "a.sharded").glob("__0_0*"))
+    shard = next((tmp_path / "a.sharded").glob("*.distcp"))
     data = bytearray(shard.read_bytes())
     data[data.index(torch.ones(4).numpy().tobytes())] ^= 1
     shard.write_bytes(data)

@@ -150,6 +150,8 @@ class Session:
         def act() -> dict[str, Any]:
             with self._told():
                 directory, label = self._place.find(begun), f"{self._ranks.rank}_{token_of(begun)}"
+                # Of this rank's part: who else writes to this disk is not known.
+                require_space(self._final, plan.size_bytes // self._ranks.world_size)
             writers.append(Writer(directory, plan, label, durable=self._durable, **self._sizes))
             return self._act(writers[0], (blocks or self._blocks)(plan), written)
 
@@ -192,7 +194,6 @@ class Session:
         if os.path.lexists(self._final) and (self._final.is_symlink() or not self._final.is_dir()):
             raise SaveError(path=str(self._final), problem="it is no directory")
         with self._told():
-            require_space(self._final, plan.size_bytes)
             return str(self._place.make())
 
     def _blocks(self, plan: Plan) -> Iterator[Block]:

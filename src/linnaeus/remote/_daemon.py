@@ -31,7 +31,7 @@ _LONGEST_DIRECTORY = 100
 _SHORT_PLACE = Path("/tmp")  # noqa: S108 - the directory made in it is private
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.005
-_LATE_SECONDS = 0.5
+_LATE_SECONDS = 2.0
 
 
 class DaemonError(Exception):

@@ -36,15 +36,18 @@ _LOOK_SECONDS = 0.2
 
 def pipeline_of(
     group: Group,
+    parts: RunParts,
     saver: Saver,
     make: Callable[[bool], Job],
     plan: CheckpointScheduleConfig,
     account: Account,
     clock: Callable[[], float],
 ) -> Pipeline:
-    """Return what runs the saves of one process, or of all ranks together."""
+    """Return what runs the saves of one process, or of all ranks together, be it one that has shards."""
+    from linnaeus.state import holds_shards  # here: uploading stays free of torch
+
     policy = Policy.of(plan)
-    if group.world_size == 1:
+    if group.world_size == 1 and not holds_shards(parts.model):
         return Pipeline(saver, make, policy, account, clock)
     return JointPipeline(saver, make, policy, account, clock, group=group)
 

@@ -213,7 +213,8 @@ class Saver:
             found = list_checkpoints(self.directory)
             owed = self._owed(found)
             self._followed = (newest, kept) if owed else None
-            stay = [c for c in found if not c.is_part or c.name in {newest.name, *kept, *owed}]
+            names = {newest.name, *kept, *owed}
+            stay = [c for c in found if c.num_directories == 1 or c.name in names]
             point_links(self.directory, newest.name, stay, self.retention)
             for checkpoint in found:
                 if checkpoint not in stay:

@@ -13,7 +13,7 @@ from linnaeus.state._progress import Progress
 from linnaeus.state._restore import restore
 from linnaeus.state._rng import capture_rng, restore_rng
 from linnaeus.state._rng_of_ranks import streams_read
-from linnaeus.state._shards import own_box, tensors_in
+from linnaeus.state._shards import holds_shards, own_box, tensors_in
 from linnaeus.state._share import Share
 from linnaeus.state._snapshot import Snapshot, hooked_optimizers, take_snapshot
 from linnaeus.state._spare import SpareMemory
@@ -29,6 +29,7 @@ __all__ = [
     "begin_together",
     "capture_rng",
     "capture_share",
+    "holds_shards",
     "hooked_optimizers",
     "own_box",
     "own_share",

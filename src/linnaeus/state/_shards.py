@@ -26,6 +26,11 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
+def holds_shards(model: torch.nn.Module) -> bool:
+    """Tell whether parameters are distributed, be it over one rank."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
 def tensors_in(node: Any) -> Iterator[torch.Tensor]:
     """Yield what this rank has of every tensor in a state."""
     if isinstance(node, torch.Tensor):
