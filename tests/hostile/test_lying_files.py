@@ -23,7 +23,7 @@ from linnaeus.errors import (
     UnsupportedFormatError,
 )
 from linnaeus.pth._document import Document
-from linnaeus.pth._load import load_described
+from linnaeus.pth._rebuild import load_described
 from support.pickles import MAGIC, PROTOCOL, SYSTEM, archive, dumps, legacy, tensor_pickle
 
 # Newer Pythons warn of forking beside threads; the children use none.

@@ -13,7 +13,7 @@ from linnaeus.pth._describe import Description, describe
 from linnaeus.pth._document import TensorInfo
 from linnaeus.pth._fill import Source, mapped_file
 from linnaeus.pth._finite import not_finite
-from linnaeus.pth._glance import glance
+from linnaeus.pth._glance import glance, glance_sharded
 from linnaeus.pth._held import Stillness, all_torn, require_still, torn_save
 from linnaeus.pth._leaves import Leaves, leaves
 from linnaeus.pth._load import load
@@ -25,7 +25,6 @@ from linnaeus.pth._save import save, save_error, take_apart
 from linnaeus.pth._save_sharded import save_sharded, write_sharded
 from linnaeus.pth._save_together import save_together
 from linnaeus.pth._shard_sums import digest_of, files_told_of, sums_of, sums_there
-from linnaeus.pth._sharded import glance_sharded
 from linnaeus.pth._shares import Piece, Shares
 from linnaeus.pth._sketch import sketch, sketch_sharded_there, sketch_there
 from linnaeus.pth._stored import StoredTensor

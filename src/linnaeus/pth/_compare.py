@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from linnaeus.pth._archive import Archive, not_readable, open_archive
 from linnaeus.pth._document import TensorInfo
-from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._examination import Examination
+from linnaeus.pth._examine import examine
 from linnaeus.pth._leaves import Leaves, leaves, unused, values_of
 from linnaeus.pth._load import load
 

@@ -17,11 +17,10 @@ from linnaeus.pth._archive import not_readable
 from linnaeus.pth._checksums import crc32s
 from linnaeus.pth._dcp_metadata import Entry, Part, Place
 from linnaeus.pth._directory import BAD_ZIP, PICKLE_RECORD, prefix_of
-from linnaeus.pth._examine import unsafe
-from linnaeus.pth._glance import Ranges
-from linnaeus.pth._globals import item_bytes
+from linnaeus.pth._globals import item_bytes, unsafe
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
+from linnaeus.pth._ranges import Ranges
 from linnaeus.pth._stored import StoredTensor
 from linnaeus.pth._stubs import TensorStub
 

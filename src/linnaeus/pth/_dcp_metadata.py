@@ -21,8 +21,7 @@ from linnaeus.pth._archive import not_readable
 from linnaeus.pth._bounds import pickle_end
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._document import MAX_NAME
-from linnaeus.pth._examine import unsafe
-from linnaeus.pth._globals import is_dtype
+from linnaeus.pth._globals import is_dtype, unsafe
 from linnaeus.pth._outline import BAD_PICKLE
 from linnaeus.pth._stubs import Inert, stub_for
 

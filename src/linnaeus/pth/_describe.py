@@ -9,7 +9,9 @@ from typing import Any
 
 from linnaeus.errors import UnsafeCheckpointError
 from linnaeus.pth._document import TensorInfo
-from linnaeus.pth._examine import Examination, examine, unsafe
+from linnaeus.pth._examination import Examination
+from linnaeus.pth._examine import examine
+from linnaeus.pth._globals import unsafe
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import (
     CheckpointInvalidError,
     CorruptCheckpointError,
-    UnsafeCheckpointError,
     UnsupportedFormatError,
 )
 from linnaeus.pth._archive import Archive, not_readable, open_archive, open_file
 from linnaeus.pth._directory import PICKLE_RECORD, Directory, open_directory
 from linnaeus.pth._document import RECORD, Document, TensorInfo, parse
+from linnaeus.pth._examination import Examination
+from linnaeus.pth._examine_sharded import examine_directory
+from linnaeus.pth._globals import unsafe
 from linnaeus.pth._legacy import code_asked_for, is_legacy, read_legacy, starts_like_pickle
 from linnaeus.pth._outline import BAD_PICKLE, Outline, extent_bytes, outline_of
 from linnaeus.pth._safetensors import (
@@ -35,66 +36,10 @@ from linnaeus.pth._safetensors import (
 from linnaeus.pth._stubs import TensorStub
 from linnaeus.pth._tail import read_document
 
-if TYPE_CHECKING:
-    from linnaeus.pth._sharded import Sharded
-
 HEAD_BYTES = 512
 OLD_FORMAT = "torch.save, format before 1.6"
 _SUPPORTED = "files that torch.save or linnaeus.save wrote"
 _PLAIN = (str, int, float, bool)
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What a file is.
-
-    Attributes:
-        path: The file.
-        kind: Who wrote it in which format.
-        size_bytes: Of the whole file.
-        tensors: Every tensor with its place.
-        keys: The keys at the top of the object, when it is a dict.
-        about: What the file says of its run.
-        archive: Its records; None for the old format, and where only the description was read.
-        document: Its own description; None for files that linnaeus did not write.
-        refused: Names that its pickle asks for beyond data, where the pickle was looked at.
-        replaced: Names of classes that hold only data, for which plain values stand in.
-        tree: The object with stubs for tensors, where the pickle was looked at.
-        sharded: What is known of a checkpoint in several files.
-        directory: What the archive lists, where only that was read of it.
-    """
-
-    path: Path
-    kind: str
-    size_bytes: int
-    tensors: tuple[TensorInfo, ...]
-    keys: tuple[str, ...]
-    about: Mapping[str, Any]
-    archive: Archive | None = None
-    document: Document | None = None
-    refused: Sequence[str] = ()
-    replaced: frozenset[str] = frozenset()
-    tree: Any = None
-    sharded: Sharded | None = None
-    directory: Directory | None = None
-
-    def require_safe(self) -> None:
-        """Check that the file asks for nothing but data.
-
-        Raises:
-            UnsafeCheckpointError: Its pickle names other things; nothing of it was executed.
-        """
-        if self.refused:
-            raise unsafe(self.path, self.refused)
-
-
-def unsafe(path: Path, names: Sequence[str]) -> UnsafeCheckpointError:
-    """Return the error for a file that asks for these names."""
-    return UnsafeCheckpointError(
-        path=str(path),
-        problem="its pickle asks for code beyond tensors and plain values",
-        globals=sorted(names),
-    )
 
 
 def examine(
@@ -118,8 +63,6 @@ def examine(
         CheckpointInvalidError: The system won't let it be read.
     """
     if path.is_dir():
-        from linnaeus.pth._sharded import examine_directory  # here, since it stands upon this
-
         return examine_directory(path, thoroughly=thoroughly, partly=partly)
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from linnaeus.errors import CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._examine import examine
-from linnaeus.pth._load import load, load_described, opened, own_document
+from linnaeus.pth._load import load, opened, own_document
+from linnaeus.pth._rebuild import load_described
 
 if TYPE_CHECKING:
     import torch

@@ -8,31 +8,28 @@ the records' own headers are read, so nothing here proves that the rest of the f
 
 from __future__ import annotations
 
-import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
 from linnaeus.pth._describe import Description, description_of
 from linnaeus.pth._directory import BAD_ZIP, PICKLE_RECORD, prefix_of
 from linnaeus.pth._document import RECORD, parse
+from linnaeus.pth._examination import Examination
 from linnaeus.pth._examine import (
     HEAD_BYTES,
     OLD_FORMAT,
-    Examination,
     damaged_pickle,
     no_checkpoint,
     outlined,
     tensor_infos,
 )
+from linnaeus.pth._examine_sharded import examine_sharded_there
 from linnaeus.pth._legacy import ReadAt, is_legacy, read_legacy_there
 from linnaeus.pth._outline import BAD_PICKLE, outline_of
+from linnaeus.pth._ranges import PIECE_BYTES, Ranges
 from linnaeus.pth._safetensors import SAFETENSORS, header_bytes, parse_header
-
-# Holds the end of nearly every file in one piece: directory and description of some thousand tensors.
-_END_BYTES = 256 << 10
-# The pickle of a published model fits; larger ones take a second read.
-_PIECE_BYTES = 64 << 10
 
 
 def glance(name: str, size_bytes: int, read_at: ReadAt) -> Description:
@@ -77,7 +74,7 @@ def _no_archive(path: Path, size_bytes: int, head: bytes, read_at: ReadAt) -> Ex
 
 
 def _safetensors(path: Path, size_bytes: int, read_at: ReadAt) -> Examination:
-    head = read_at(0, min(size_bytes, _PIECE_BYTES))
+    head = read_at(0, min(size_bytes, PIECE_BYTES))
     length = min(header_bytes(head), size_bytes)
     if length > len(head):
         head += read_at(len(head), length - len(head))
@@ -95,51 +92,15 @@ def _examined(path: Path, size_bytes: int, archive: zipfile.ZipFile) -> Examinat
     return Examination(path, "linnaeus", size_bytes, found.infos(), found.keys(), found.about, document=found)
 
 
-class Ranges(io.RawIOBase):
-    """A file whose bytes come in ranges; what came is kept."""
+def glance_sharded(name: str, data: bytes, sizes: Mapping[str, int]) -> Description:
+    """Return what a directory that is elsewhere holds, told from its commit file.
 
-    def __init__(self, size_bytes: int, read_at: ReadAt) -> None:
-        self._size_bytes = size_bytes
-        self._read_at = read_at
-        self._position = 0
-        self._kept: list[tuple[int, bytes]] = []
+    Args:
+        name: What to call it.
+        data: The bytes of its commit file.
+        sizes: Of all files that are there, by name.
 
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError("a place before the file's beginning")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        stop = self._size_bytes if size is None or size < 0 else self._position + size
-        data = self._range(self._position, min(stop, self._size_bytes))
-        self._position += len(data)
-        return data
-
-    def _range(self, start: int, stop: int) -> bytes:
-        if stop <= start:
-            return b""
-        for offset, data in self._kept:
-            if offset <= start and stop <= offset + len(data):
-                return data[start - offset : stop - offset]
-        # At the end one large piece, elsewhere what is asked for and a little beyond.
-        first = max(0, min(start, self._size_bytes - _END_BYTES))
-        if stop < self._size_bytes - _END_BYTES:
-            first, last = start, min(self._size_bytes, max(stop, start + _PIECE_BYTES))
-        else:
-            last = self._size_bytes
-        data = self._read_at(first, last - first)
-        if len(data) != last - first:
-            raise EOFError("it is shorter than it was said to be")
-        self._kept.append((first, data))
-        return data[start - first : stop - first]
+    Raises:
+        CheckpointInvalidError: The commit file is damaged, or tells of other files than are there.
+    """
+    return description_of(examine_sharded_there(name, data, sizes))

@@ -8,7 +8,11 @@ and that older training code left in its files; those are replaced by inert stan
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
+
+from linnaeus.errors import UnsafeCheckpointError
 
 _DATA = frozenset(
     {
@@ -134,3 +138,12 @@ def item_bytes(dtype: str) -> int:
         width = _WIDTH.search(dtype)
         return max(1, int(width.group(1)) // 8) if width else 1
     return 1
+
+
+def unsafe(path: Path, names: Sequence[str]) -> UnsafeCheckpointError:
+    """Return the error for a file that asks for these names."""
+    return UnsafeCheckpointError(
+        path=str(path),
+        problem="its pickle asks for code beyond tensors and plain values",
+        globals=sorted(names),
+    )

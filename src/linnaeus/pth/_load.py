@@ -11,10 +11,10 @@ import pickle
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from linnaeus.errors import (
     CheckpointNotFoundError,
@@ -24,16 +24,19 @@ from linnaeus.errors import (
 )
 from linnaeus.pth._archive import not_readable, open_file
 from linnaeus.pth._collection import collection_paused
-from linnaeus.pth._document import RECORD, Document
-from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._document import Document
+from linnaeus.pth._examination import Examination
+from linnaeus.pth._examine import examine
 from linnaeus.pth._globals import STAND_INS
 from linnaeus.pth._outline import BAD_PICKLE
+from linnaeus.pth._rebuild import load_described
 from linnaeus.pth._safetensors import INDEX, SAFETENSORS
+from linnaeus.pth._sharded_load import load_directory
 from linnaeus.pth._stand_ins import REPLACEMENTS, without_stand_ins
 from linnaeus.pth._tail import read_document
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 def load(path: str | os.PathLike[str], *, map_location: Any = "cpu", mmap: bool = True) -> Any:
@@ -137,8 +140,6 @@ def _device_type() -> type:
 
 
 def _load_directory(path: Path, map_location: Any) -> Any:
-    from linnaeus.pth._sharded_load import load_directory  # here, since it stands upon this
-
     found = examine(path)
     found.require_safe()
     assert found.sharded is not None  # noqa: S101 - it was found to be one
@@ -159,30 +160,6 @@ def _placed(node: Any, map_location: Any) -> Any:
         node.update({key: _placed(value, map_location) for key, value in node.items()})
         return node
     return type(node)(_placed(item, map_location) for item in node) if type(node) in (list, tuple) else node
-
-
-def load_stream(stream: BinaryIO, path: Path, replaced: Iterable[str]) -> Any:
-    """Load one of torch's archives that lies inside another file, which was looked at before.
-
-    Args:
-        stream: Its bytes.
-        path: Where they come from, for messages.
-        replaced: The classes that it asks for for which plain values stand in.
-
-    Raises:
-        CheckpointInvalidError: Torch refuses it, or it is damaged.
-    """
-    import torch
-
-    stand_ins: list[Any] = [
-        (REPLACEMENTS.get(name, OrderedDict), name) for name in STAND_INS if name in replaced
-    ]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            loaded = torch.load(stream, map_location="cpu", weights_only=True)
-    except (*BAD_PICKLE, RuntimeError, AssertionError, struct.error) as error:
-        raise CorruptCheckpointError(path=str(path), problem=f"torch can't read a value ({error})") from error
-    return without_stand_ins(loaded) if stand_ins else loaded
 
 
 def _load_safetensors(found: Examination, map_location: Any) -> dict[str, Any]:
@@ -220,25 +197,6 @@ def _is_text(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def load_described(path: Path, document: Document, storages: Callable[[int], torch.UntypedStorage]) -> Any:
-    """Load a file of our own from its description and its raw records: nothing is unpickled.
-
-    Raises:
-        CorruptCheckpointError: The description can't be true, or the file became shorter.
-    """
-    from linnaeus.pth._build import LyingError, build
-
-    try:
-        with collection_paused():
-            return build(document.tree, document.tensors, storages)
-    except LyingError as error:
-        raise CorruptCheckpointError(
-            path=str(path), problem=f"its description can't be true ({error})", record=RECORD
-        ) from error
-    except OSError as error:
-        raise not_readable(path, error) from error
 
 
 def _refusal(found: Examination, error: Exception) -> UnsafeCheckpointError | UnsupportedFormatError:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from linnaeus.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedFormatError
+from linnaeus.errors import CorruptCheckpointError, UnsupportedFormatError
 from linnaeus.pth._archive import not_readable
 from linnaeus.pth._commit_file import (
     COMMIT,
@@ -19,23 +19,15 @@ from linnaeus.pth._commit_file import (
     Commit,
     check_digests,
     check_sizes,
-    commit_there,
     damaged,
     incomplete,
     read_commit,
-    size_of,
 )
-from linnaeus.pth._dcp_items import read_item
 from linnaeus.pth._dcp_metadata import METADATA, Index, Place, read_index
-from linnaeus.pth._describe import Description, description_of
-from linnaeus.pth._document import RECORD, TensorInfo
-from linnaeus.pth._examine import Examination
-from linnaeus.pth._parted import PartedTensor, contiguous_stride
+from linnaeus.pth._document import RECORD
+from linnaeus.pth._parted import PartedTensor
 
-OURS = "linnaeus, sharded"
 PLAIN = "torch.distributed.checkpoint"
-
-_SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,97 +128,6 @@ def _check_names(directory: Sharded, commit: Commit) -> None:
                 record=RECORD,
                 tensor=name,
             )
-
-
-def examine_directory(path: Path, *, thoroughly: bool = False, partly: bool = False) -> Examination:
-    """Say what a directory is; as `examine`.
-
-    Args:
-        path: The directory.
-        thoroughly: Read also every tensor's own archive, though not its bytes.
-        partly: As for `open_directory`.
-    """
-    directory = open_directory(path, partly=partly)
-    if thoroughly:
-        for name in directory.index.tensors:
-            directory.parted(name).check(directory.absent)
-    if directory.commit is None:
-        return _examined_plain(directory)
-    document, files = directory.commit.document, directory.commit.files
-    size_bytes = sum(one.size_bytes for one in files.values()) + (path / COMMIT).stat().st_size
-    return Examination(
-        path,
-        OURS,
-        size_bytes,
-        document.infos(),
-        document.keys(),
-        document.about,
-        document=document,
-        sharded=directory,
-    )
-
-
-def glance_sharded(name: str, data: bytes, sizes: Mapping[str, int]) -> Description:
-    """Return what a directory that is elsewhere holds, told from its commit file.
-
-    Args:
-        name: What to call it.
-        data: The bytes of its commit file.
-        sizes: Of all files that are there, by name.
-
-    Raises:
-        CheckpointInvalidError: The commit file is damaged, or tells of other files than are there.
-    """
-    return description_of(examine_sharded_there(name, data, sizes))
-
-
-def examine_sharded_there(name: str, data: bytes, sizes: Mapping[str, int]) -> Examination:
-    """Say what a directory that is elsewhere is; as `glance_sharded`."""
-    commit = commit_there(Path(name), data, sizes)
-    document = commit.document
-    tensors, keys = document.infos(), document.keys()
-    size_bytes = len(data) + sum(one.size_bytes for one in commit.files.values())
-    return Examination(Path(name), OURS, size_bytes, tensors, keys, document.about, document=document)
-
-
-def _examined_plain(directory: Sharded) -> Examination:
-    index = directory.index
-    infos = tuple(
-        TensorInfo(name, one.dtype, one.shape, contiguous_stride(one.shape), 0, _first_file(one.parts))
-        for name, one in index.tensors.items()
-    )
-    keys = dict.fromkeys(str(directory.path_of(name)[0]) for name in (*index.tensors, *index.values))
-    about, refused = _values(directory)
-    return Examination(
-        directory.path,
-        PLAIN,
-        size_of(directory.path),
-        infos,
-        tuple(keys),
-        about,
-        refused=refused,
-        sharded=directory,
-    )
-
-
-def _first_file(parts: Any) -> str | None:
-    return parts[0].place.file if parts else None
-
-
-def _values(directory: Sharded) -> tuple[dict[str, Any], list[str]]:
-    """Return the plain values at the top, and what values ask for beyond data."""
-    about: dict[str, Any] = {}
-    refused: list[str] = []
-    for name, place in directory.index.values.items():
-        try:
-            tree = read_item(directory.path, place).outline.tree
-        except UnsafeCheckpointError as error:
-            refused += [one for one in error.globals if one not in refused]
-            continue
-        path = directory.path_of(name)
-        if len(path) == 1 and isinstance(tree, _SCALARS):
-            about[str(path[0])] = tree
-    return about, refused
 
 
 def has_checksums(directory: Sharded) -> bool:

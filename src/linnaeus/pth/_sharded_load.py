@@ -18,9 +18,9 @@ from linnaeus.pth._dcp_items import read_item
 from linnaeus.pth._dcp_metadata import Place
 from linnaeus.pth._document import Document
 from linnaeus.pth._globals import item_bytes
-from linnaeus.pth._load import load_described, load_stream
 from linnaeus.pth._memory import memory_of
 from linnaeus.pth._parted import PartedTensor, blocks
+from linnaeus.pth._rebuild import load_described, load_stream
 from linnaeus.pth._sharded import Sharded, nested
 from linnaeus.pth._shares import stand_in
 

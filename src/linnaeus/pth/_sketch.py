@@ -16,13 +16,15 @@ from linnaeus.pth._bounds import MAX_DEPTH
 from linnaeus.pth._collection import collection_paused
 from linnaeus.pth._directory import Directory, Listed
 from linnaeus.pth._document import Document, child_nodes
-from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._examination import Examination
+from linnaeus.pth._examine import examine
+from linnaeus.pth._examine_sharded import examine_sharded_there
 from linnaeus.pth._glance import examine_there
 from linnaeus.pth._globals import item_bytes
 from linnaeus.pth._legacy import ReadAt
 from linnaeus.pth._parted import PartedTensor
 from linnaeus.pth._safetensors import INDEX, SAFETENSORS, joined_parts, read_index, start_of
-from linnaeus.pth._sharded import Sharded, examine_sharded_there, nested
+from linnaeus.pth._sharded import Sharded, nested
 from linnaeus.pth._stored import StoredFile, StoredTensor
 from linnaeus.pth._stubs import TensorStub
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from linnaeus.errors import CheckpointInvalidError, CorruptCheckpointError
 from linnaeus.pth._archive import not_readable
-from linnaeus.pth._examine import Examination, examine
+from linnaeus.pth._examination import Examination
+from linnaeus.pth._examine import examine
 from linnaeus.pth._sharded import check_content, has_checksums
 from linnaeus.pth._skeleton import check_skeleton
 
