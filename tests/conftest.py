@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from support.b2_server import B2Server
@@ -19,6 +20,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Who starts the tests in the background of a shell hands an ignored SIGINT down to them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No example fails because a machine is slow, or another one was before.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _OF_THE_USER = ("RCLONE_", "B2_", "AWS_", "LINNAEUS_")
